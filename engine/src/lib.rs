@@ -1,0 +1,33 @@
+//! The engine of Cairn: a content-addressed, deduplicating repository of virtual machine disks.
+//!
+//! Modules stand in the order of their closeness to the disk, and import only those above them;
+//! `docs/ARCHITECTURE.md` is the map.
+
+mod cache;
+pub mod extent;
+pub mod id;
+pub mod limits;
+pub mod pool;
+pub mod progress;
+
+pub mod chunker;
+pub mod compress;
+pub mod crypto;
+pub mod format;
+
+pub mod index;
+pub mod storage;
+
+pub mod pack;
+pub mod recipe;
+pub mod repository;
+
+pub mod source;
+pub mod target;
+
+pub mod analyze;
+pub mod backup;
+pub mod diff;
+pub mod restore;
+pub mod stats;
+pub mod verify;

@@ -1,0 +1,22 @@
+//! Behaviour of the command line, one file for each subcommand and for what they share.
+
+mod world;
+
+mod analyze;
+mod backup;
+mod completions;
+mod diff;
+mod encryption;
+mod exit_codes;
+mod forget;
+mod help;
+mod incremental;
+mod init;
+mod interruption;
+mod key;
+mod malformed;
+mod many_processes;
+mod restore;
+mod snapshots;
+mod stats;
+mod verify;
