@@ -1,0 +1,304 @@
+//! The local kind of storage: a folder on a disk of this machine.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, Weak};
+
+use super::atomic::{Clash, Draft, Published, Publisher, lock};
+use super::fs::{Entry, EntryKind, FileSystem, OpenFile, parent};
+use super::handles::Handles;
+use super::real::RealFs;
+use super::session::{self, LocalSession, SessionLock};
+use super::{Area, Existing, Listed, Name, SeenSession, Session, Storage, StorageError, Upload};
+use crate::id::SessionId;
+
+/// Every folder that a repository has from its beginning.
+const LAYOUT: [&str; 7] = [
+    "packs",
+    "snapshots",
+    "notes",
+    "keys",
+    "gc",
+    session::LOCKS,
+    session::TMP,
+];
+
+/// Puts a disk's recovery folder, which every fresh ext4 has, beside what counts as content.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// A folder that keeps a repository. `F` is a real disk, or a simulated one in tests.
+pub struct Folder<F: FileSystem> {
+    fs: Arc<F>,
+    publisher: Arc<Publisher<F>>,
+    packs: Handles<F::File>,
+    sessions: Mutex<Vec<Weak<SessionLock<F>>>>,
+}
+
+impl Folder<RealFs> {
+    /// Lays a repository out at a path. See [`Folder::create`].
+    pub fn create_at(path: &Path) -> Result<Self, StorageError> {
+        Self::create(RealFs::create(path)?)
+    }
+
+    /// Opens the folder of a repository. See [`Folder::open`].
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::NotFound`] of [`Name::Config`] if there is no such folder.
+    pub fn open_at(path: &Path) -> Result<Self, StorageError> {
+        let fs = RealFs::open(path).map_err(|err| match err.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                StorageError::NotFound(Name::Config)
+            }
+            _ => StorageError::from_io("open", &path.to_string_lossy(), err),
+        })?;
+        Self::open(fs)
+    }
+}
+
+impl<F: FileSystem> Folder<F> {
+    /// Makes the empty folders of a repository, durable on return.
+    ///
+    /// Goes on with what an earlier call left that did not come to its end: a repository exists
+    /// when its config does.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::NotEmpty`] if anything is there but such folders, all empty, and a
+    /// `lost+found`;
+    /// [`StorageError::Unsuitable`] for kinds of file system that cannot keep a repository.
+    pub fn create(fs: F) -> Result<Self, StorageError> {
+        let folder = Self::open(fs)?;
+        for Entry { name, kind, .. } in folder.list_folder("")? {
+            let at_work = matches!(name.as_str(), session::LOCKS | session::TMP);
+            let ours = kind == EntryKind::Folder
+                && LAYOUT.contains(&name.as_str())
+                && (at_work || folder.list_folder(&name)?.is_empty());
+            if !ours && name != LOST_AND_FOUND {
+                return Err(StorageError::NotEmpty {
+                    location: folder.location(),
+                });
+            }
+        }
+        for path in LAYOUT {
+            folder.publisher.ensure_folder(path)?;
+        }
+        Ok(folder)
+    }
+
+    /// Opens the folder of a repository. Whether there is one is known by its config.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Unsuitable`] for kinds of file system that cannot keep a repository.
+    pub fn open(fs: F) -> Result<Self, StorageError> {
+        let location = fs.location();
+        let kind = fs
+            .unsuitable()
+            .map_err(|err| StorageError::from_io("examine", &location, err))?;
+        if let Some(kind) = kind {
+            return Err(StorageError::Unsuitable {
+                location,
+                kind: kind.to_owned(),
+            });
+        }
+        let fs = Arc::new(fs);
+        Ok(Self {
+            publisher: Arc::new(Publisher::new(Arc::clone(&fs))),
+            fs,
+            packs: Handles::new(),
+            sessions: Mutex::default(),
+        })
+    }
+
+    fn list_folder(&self, path: &str) -> Result<Vec<Entry>, StorageError> {
+        let shown = if path.is_empty() { "." } else { path };
+        self.fs
+            .list(path)
+            .map_err(|err| StorageError::from_io("list", shown, err))
+    }
+
+    /// Lists the folders in a folder.
+    fn list_folders(&self, path: &str) -> Result<Vec<String>, StorageError> {
+        Ok(self
+            .list_folder(path)?
+            .into_iter()
+            .filter(|entry| entry.kind == EntryKind::Folder)
+            .map(|entry| format!("{path}/{}", entry.name))
+            .collect())
+    }
+
+    fn open_object(&self, name: &Name) -> Result<Arc<F::File>, StorageError> {
+        let open = || {
+            self.fs
+                .open(&name.path())
+                .map_err(|err| absent(name, "open", err))
+        };
+        match name {
+            // Packs never change and are read in many pieces. What is replaced must not be kept
+            // open, or its readers would see the old one for ever.
+            Name::Pack(_) => self.packs.get(name, open),
+            _ => open().map(Arc::new),
+        }
+    }
+
+    fn begin(&self, id: SessionId) -> Result<Draft<F>, StorageError> {
+        let session = lock(&self.sessions)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|session| session.id() == id);
+        match session {
+            Some(session) => self.publisher.begin(session),
+            None => Err(StorageError::PreviousFailure {
+                object: format!("session {id}"),
+                source: None,
+            }),
+        }
+    }
+}
+
+/// Tells an object that is not there from one that cannot be had.
+fn absent(name: &Name, op: &'static str, err: io::Error) -> StorageError {
+    if err.kind() == io::ErrorKind::NotFound {
+        return StorageError::NotFound(*name);
+    }
+    StorageError::from_io(op, &name.path(), err)
+}
+
+fn read_exact<F: OpenFile>(
+    file: &F,
+    name: &Name,
+    offset: u64,
+    buf: &mut [u8],
+) -> Result<(), StorageError> {
+    file.read_exact_at(buf, offset)
+        .map_err(|err| match err.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                let end = offset.saturating_add(buf.len() as u64);
+                StorageError::ShortRead { name: *name, end }
+            }
+            _ => StorageError::from_io("read", &name.path(), err),
+        })
+}
+
+impl<F: FileSystem> Storage for Folder<F> {
+    fn location(&self) -> String {
+        self.fs.location()
+    }
+
+    fn read(&self, name: &Name, limit: u64) -> Result<Vec<u8>, StorageError> {
+        let file = self.open_object(name)?;
+        let len = file
+            .len()
+            .map_err(|err| StorageError::from_io("read", &name.path(), err))?;
+        let too_long = || StorageError::TooLong {
+            name: *name,
+            len,
+            limit,
+        };
+        if len > limit {
+            return Err(too_long());
+        }
+        let mut bytes = vec![0; usize::try_from(len).map_err(|_| too_long())?];
+        read_exact(&*file, name, 0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn read_at(&self, name: &Name, offset: u64, buf: &mut [u8]) -> Result<(), StorageError> {
+        read_exact(&*self.open_object(name)?, name, offset, buf)
+    }
+
+    fn len(&self, name: &Name) -> Result<u64, StorageError> {
+        let file = self.open_object(name)?;
+        file.len()
+            .map_err(|err| StorageError::from_io("measure", &name.path(), err))
+    }
+
+    fn list(&self, area: Area) -> Result<Vec<Listed>, StorageError> {
+        let folders = match area {
+            Area::Packs => self.list_folders("packs")?,
+            Area::Notes => self.list_folders("notes")?,
+            Area::Snapshots => vec!["snapshots".to_owned()],
+            Area::Keys => vec!["keys".to_owned()],
+        };
+        let mut found = Vec::new();
+        for folder in folders {
+            let entries = self.list_folder(&folder)?;
+            found.extend(entries.iter().filter_map(|entry| {
+                let name = Name::from_path(&format!("{folder}/{}", entry.name))?;
+                (entry.kind == EntryKind::File).then_some(Listed {
+                    name,
+                    len: entry.len,
+                })
+            }));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    fn put(
+        &self,
+        session: SessionId,
+        name: &Name,
+        bytes: &[u8],
+        existing: Existing,
+    ) -> Result<(), StorageError> {
+        let clash = match existing {
+            Existing::Refuse => Clash::Refuse,
+            Existing::Replace => Clash::Replace,
+        };
+        let mut draft = self.begin(session)?;
+        draft.write(bytes)?;
+        match draft.publish(&name.path(), clash)? {
+            Published::New => Ok(()),
+            Published::WasThere => Err(StorageError::Exists(*name)),
+        }
+    }
+
+    fn upload(&self, session: SessionId) -> Result<Box<dyn Upload>, StorageError> {
+        Ok(Box::new(self.begin(session)?))
+    }
+
+    fn settle(&self, name: &Name) -> Result<(), StorageError> {
+        let path = name.path();
+        self.publisher
+            .settle(parent(&path).expect("an object's path names a file"))
+    }
+
+    fn delete(&self, name: &Name) -> Result<(), StorageError> {
+        self.packs.forget(name);
+        match self.fs.remove_file(&name.path()) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                Err(StorageError::from_io("delete", &name.path(), err))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn open_session(&self, document: &[u8]) -> Result<Box<dyn Session>, StorageError> {
+        let session = Arc::new(SessionLock::start(&self.fs, document)?);
+        let mut sessions = lock(&self.sessions);
+        sessions.retain(|session| session.strong_count() > 0);
+        sessions.push(Arc::downgrade(&session));
+        drop(sessions);
+        Ok(Box::new(LocalSession(session)))
+    }
+
+    fn sessions(&self) -> Result<Vec<SeenSession>, StorageError> {
+        session::seen(&*self.fs)
+    }
+
+    fn clear_dead_sessions(&self) -> Result<usize, StorageError> {
+        session::clear_dead(&*self.fs)
+    }
+}
+
+impl<F: FileSystem> Upload for Draft<F> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        Self::write(self, bytes)
+    }
+
+    fn finish(self: Box<Self>, name: &Name) -> Result<(), StorageError> {
+        self.publish(&name.path(), Clash::Keep).map(|_| ())
+    }
+}

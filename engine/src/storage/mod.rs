@@ -1,0 +1,26 @@
+//! The one seam to disks and networks: named objects, written atomically, and sessions.
+//!
+//! [`Storage`] asks for nothing that an object store could not give. What is durable when, and in
+//! which order things must be written, is specified in `docs/format.md` ("Writing order"); why
+//! processes do not disturb one another is argued in `docs/concurrency.md`.
+//!
+//! [`Folder`] is the local kind. It stands on a narrower seam, [`FileSystem`], so that the code
+//! that orders writes and fsyncs is tested over a simulated disk ([`sim`]) that loses power.
+
+mod atomic;
+mod contract;
+mod error;
+mod folder;
+mod fs;
+mod handles;
+mod name;
+mod real;
+mod session;
+pub mod sim;
+
+pub use contract::{Existing, Listed, SeenSession, Session, SharedStorage, Storage, Upload};
+pub use error::StorageError;
+pub use folder::Folder;
+pub use fs::{Entry, EntryKind, FileSystem, LockMode, OpenFile, RenameMode};
+pub use name::{Area, Name};
+pub use real::{RealFile, RealFs};
