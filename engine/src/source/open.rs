@@ -1,0 +1,78 @@
+//! Opens any source from its spec.
+
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use super::qcow2::{Qcow2Options, Qcow2Source};
+use super::raw::RawSource;
+use super::spec::{Format, SourceSpec};
+use super::{Source, SourceError};
+
+/// Opens the source that `spec` names.
+///
+/// The format is what the spec says, or what the extension says (`.qcow2`; `.raw`, `.img` and block
+/// devices are raw): content is never asked.
+///
+/// # Errors
+///
+/// [`SourceError::FormatUnknown`] and [`SourceError::Spec`] before anything is opened; then
+/// whatever stands in the way of reading the disk.
+pub fn open(spec: &SourceSpec) -> Result<Box<dyn Source>, SourceError> {
+    let format = match format_of(spec) {
+        Some(format) => format,
+        None if std::fs::metadata(&spec.path).is_err() => {
+            // A name that does not exist deserves the system's own words.
+            return RawSource::open(&spec.path).map(boxed);
+        }
+        None => {
+            return Err(SourceError::FormatUnknown {
+                path: spec.path.clone(),
+            });
+        }
+    };
+    spec.check(Some(format))
+        .map_err(|source| SourceError::Spec {
+            path: spec.path.clone(),
+            source,
+        })?;
+    match format {
+        Format::Raw => RawSource::open(&spec.path).map(boxed),
+        Format::Qcow2 => Qcow2Source::open(&spec.path, &options(spec)).map(boxed),
+    }
+}
+
+/// Returns the format that a spec's image is read in, if the spec or the name tells it.
+pub fn format_of(spec: &SourceSpec) -> Option<Format> {
+    spec.format.or_else(|| format_by_name(&spec.path))
+}
+
+fn boxed(source: impl Source + 'static) -> Box<dyn Source> {
+    Box::new(source)
+}
+
+fn options(spec: &SourceSpec) -> Qcow2Options {
+    Qcow2Options {
+        allow_backing: spec.backing,
+        backing_format: spec.backing_format,
+        allow_data_file: spec.data_file,
+        snapshot: spec.snapshot.clone(),
+        bitmap: spec.bitmap.clone(),
+        delta: spec.delta,
+    }
+}
+
+/// Returns the format that the name or the kind of file tells.
+fn format_by_name(path: &Path) -> Option<Format> {
+    let is_device = std::fs::metadata(path)
+        .map(|metadata| metadata.file_type().is_block_device())
+        .unwrap_or(false);
+    if is_device {
+        return Some(Format::Raw);
+    }
+    let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+    match extension.as_str() {
+        "qcow2" => Some(Format::Qcow2),
+        "raw" | "img" => Some(Format::Raw),
+        _ => None,
+    }
+}
