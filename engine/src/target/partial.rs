@@ -1,0 +1,130 @@
+//! A file under a temporary name beside its place, which it takes when it is whole.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, RenameFlags, linkat, renameat, renameat_with};
+use rustix::io::Errno;
+
+use super::TargetError;
+use super::output::Output;
+
+/// Bytes of the file's own name that its temporary name keeps: with the rest it stays below the
+/// 255 that file systems allow.
+const NAME_KEPT: usize = 200;
+
+/// An unfinished file. Dropping it removes it.
+pub(super) struct Partial {
+    output: Output,
+    temporary: PathBuf,
+    overwrite: bool,
+    published: bool,
+}
+
+impl Partial {
+    /// Creates the file that is to be at `path`.
+    pub(super) fn create(path: &Path, overwrite: bool) -> Result<Self, TargetError> {
+        let exists = fs::symlink_metadata(path).is_ok();
+        if exists && !overwrite {
+            return Err(TargetError::Exists {
+                path: path.to_owned(),
+            });
+        }
+        // A symbolic link stays one: what it points to is replaced.
+        let path = match fs::canonicalize(path) {
+            Ok(resolved) => resolved,
+            Err(_) => path.to_owned(),
+        };
+        let Some(name) = path.file_name() else {
+            return Err(TargetError::NotAFile { path });
+        };
+        let mut attempt = 0;
+        loop {
+            let temporary = path.with_file_name(temporary_name(name, attempt));
+            let made = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(&temporary);
+            match made {
+                Ok(file) => {
+                    return Ok(Self {
+                        output: Output::new(file, path),
+                        temporary,
+                        overwrite,
+                        published: false,
+                    });
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
+                Err(source) => return Err(TargetError::io("create", &path, source)),
+            }
+        }
+    }
+
+    pub(super) fn output(&self) -> &Output {
+        &self.output
+    }
+
+    /// Sets the file's length; what is added is a hole.
+    pub(super) fn set_len(&self, len: u64) -> Result<(), TargetError> {
+        self.output
+            .file()
+            .set_len(len)
+            .map_err(|source| TargetError::io("set the length of", self.output.path(), source))
+    }
+
+    /// Makes the file durable, gives it its name, and makes that durable too.
+    pub(super) fn publish(mut self) -> Result<PathBuf, TargetError> {
+        self.output.sync()?;
+        let path = self.output.path().to_owned();
+        let renamed = match self.overwrite {
+            true => renameat(CWD, &self.temporary, CWD, &path),
+            false => rename_new(&self.temporary, &path),
+        };
+        renamed.map_err(|errno| match errno {
+            Errno::EXIST => TargetError::Exists { path: path.clone() },
+            _ => TargetError::io("rename the finished file to", &path, errno),
+        })?;
+        self.published = true;
+        let folder = match path.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|source| TargetError::io("sync the folder of", &path, source))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.published {
+            // Nobody is left to tell; the name says what the file is.
+            drop(fs::remove_file(&self.temporary));
+        }
+    }
+}
+
+/// Names the process, so that a leftover can be told from a restore at work.
+fn temporary_name(name: &OsStr, attempt: u32) -> OsString {
+    let kept = name.as_bytes().get(..NAME_KEPT).unwrap_or(name.as_bytes());
+    let mut temporary = OsString::from(".");
+    temporary.push(OsStr::from_bytes(kept));
+    let process = std::process::id();
+    temporary.push(format!(".cairn-{process}-{attempt}.partial"));
+    temporary
+}
+
+/// Renames without replacing anything, where the file system can only link as well.
+fn rename_new(from: &Path, to: &Path) -> rustix::io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            linkat(CWD, from, CWD, to, AtFlags::empty())?;
+            rustix::fs::unlink(from)
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,147 @@
+//! Block devices, by way of loop devices (needs root's rights).
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use cairn_engine::limits::MIB;
+use cairn_engine::target::{Abandoned, TargetError, TargetFormat, TargetOptions, create};
+
+use super::target_support::{Disk, run_ok, text};
+
+/// A loop device over a file full of old bytes, detached when dropped.
+struct Device {
+    path: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Device {
+    fn new(size: u64) -> Self {
+        let folder = tempfile::tempdir().expect("scratch folder");
+        let file = folder.path().join("medium");
+        let old = vec![0xee; usize::try_from(size).expect("small")];
+        fs::write(&file, old).expect("there is space");
+        let args = ["--find", "--show", text(&file)];
+        let said = run_ok("mount, and root's rights", "losetup", &args);
+        Self {
+            path: PathBuf::from(said.trim()),
+            _folder: folder,
+        }
+    }
+
+    /// Reads past the page cache that the kernel keeps for the device.
+    fn bytes(&self) -> Vec<u8> {
+        run_ok("util-linux", "blockdev", &["--flushbufs", text(&self.path)]);
+        fs::read(&self.path).expect("the device is readable")
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        run_ok("mount", "losetup", &["--detach", text(&self.path)]);
+    }
+}
+
+fn options(size: u64, overwrite: bool) -> TargetOptions {
+    TargetOptions {
+        format: TargetFormat::Raw,
+        size,
+        overwrite,
+    }
+}
+
+fn refusal(path: &Path, options: &TargetOptions) -> Option<TargetError> {
+    create(path, options).err()
+}
+
+#[test]
+fn a_device_has_the_disk_and_keeps_what_lies_beyond() {
+    let device = Device::new(20 * MIB);
+    let mut rng = fastrand::Rng::with_seed(1);
+    for size in [0, 1, 4095, 3 * MIB + 17, 17 * MIB + 70_001, 20 * MIB] {
+        for percent in [0, 50] {
+            let medium = File::options()
+                .write(true)
+                .open(&device.path)
+                .expect("writable");
+            medium
+                .write_all_at(&vec![0xdd; 20 * MIB as usize], 0)
+                .expect("it fits");
+            drop(medium);
+            let disk = Disk::random(&mut rng, size, percent);
+            let target = create(&device.path, &options(size, true)).expect("not in use");
+            disk.write_to(&*target, size).expect("it fits");
+            let finished = target.finish().expect("it fits");
+            assert_eq!(finished.path, device.path);
+            let bytes = device.bytes();
+            let (on_disk, beyond) = bytes.split_at(disk.bytes.len());
+            assert!(on_disk == disk.bytes, "{size} bytes, {percent} %");
+            assert!(beyond.iter().all(|byte| *byte == 0xdd), "{size} bytes");
+        }
+    }
+}
+
+#[test]
+fn devices_that_cannot_take_the_disk_are_refused() {
+    let device = Device::new(4 * MIB);
+    let refused = refusal(&device.path, &options(MIB, false));
+    assert!(
+        matches!(refused, Some(TargetError::WouldOverwriteDevice { .. })),
+        "{refused:?}"
+    );
+    let refused = refusal(&device.path, &options(4 * MIB + 1, true));
+    assert!(
+        matches!(
+            refused,
+            Some(TargetError::DeviceTooSmall { device_size, .. }) if device_size == 4 * MIB
+        ),
+        "{refused:?}"
+    );
+    let qcow2 = TargetOptions {
+        format: TargetFormat::Qcow2,
+        ..options(MIB, true)
+    };
+    let refused = refusal(&device.path, &qcow2);
+    assert!(
+        matches!(refused, Some(TargetError::FormatOnDevice { .. })),
+        "{refused:?}"
+    );
+    assert!(device.bytes().iter().all(|byte| *byte == 0xee));
+}
+
+#[test]
+fn a_device_in_use_is_refused() {
+    let device = Device::new(4 * MIB);
+    run_ok("e2fsprogs", "mkfs.ext4", &["-q", text(&device.path)]);
+    let folder = tempfile::tempdir().expect("scratch folder");
+    let mounted = text(folder.path());
+    run_ok(
+        "mount, and root's rights",
+        "mount",
+        &[text(&device.path), mounted],
+    );
+    let refused = refusal(&device.path, &options(MIB, true));
+    run_ok("mount", "umount", &[mounted]);
+    assert!(
+        matches!(refused, Some(TargetError::DeviceInUse { .. })),
+        "{refused:?}"
+    );
+
+    let first = create(&device.path, &options(MIB, true)).expect("not in use now");
+    let refused = refusal(&device.path, &options(MIB, true));
+    assert!(
+        matches!(refused, Some(TargetError::DeviceInUse { .. })),
+        "{refused:?}"
+    );
+    drop(first);
+}
+
+#[test]
+fn an_abandoned_device_is_said_to_be_incomplete() {
+    let device = Device::new(4 * MIB);
+    let disk = Disk::random(&mut fastrand::Rng::with_seed(3), 2 * MIB, 60);
+    let target = create(&device.path, &options(disk.size(), true)).expect("not in use");
+    disk.write_to(&*target, 3).expect("it fits");
+    let left = target.abandon();
+    assert_eq!(left, Abandoned::IncompleteDevice(device.path.clone()));
+}
