@@ -1,0 +1,400 @@
+//! What a repository's packs hold, opened for one session.
+//!
+//! Opening follows the order that `docs/concurrency.md` argues: session first, then the plan of a
+//! collection, then the list of packs, then the index. Packs that are not listed count as absent,
+//! and for writers those that are condemned.
+
+use std::collections::HashSet;
+use std::io::ErrorKind;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::hot::HotPacks;
+use super::{Repository, RepositoryError};
+use crate::cache::Cache;
+use crate::format::FileKind;
+use crate::format::plan::Plan;
+use crate::format::recipe::{EMPTY_LEAF, Node};
+use crate::format::session::SessionKind;
+use crate::id::{ContentId, NodeId, PackId, SessionId, SnapshotId};
+use crate::index::{Index, IndexOptions, OpenReport, PackFooters, Place};
+use crate::limits::{MIB, SMALL_DOCUMENT_LEN_MAX};
+use crate::pack::{FooterCache, PackError, PackReader, places_in, read_footer};
+use crate::recipe::{NodeError, NodeStore};
+use crate::storage::{Area, Name, Session, StorageError};
+
+/// Memory for footers that were read lately.
+const FOOTERS_BYTES_MAX: usize = 24 * MIB as usize;
+/// Memory for decoded frames that are used again.
+const FRAMES_BYTES_MAX: usize = 32 * MIB as usize;
+/// Memory for decoded recipe nodes.
+const NODES_BYTES_MAX: usize = 16 * MIB as usize;
+
+/// What a session is opened for.
+#[derive(Debug, Clone)]
+pub enum Access {
+    /// Reads the snapshots named: a collection treats them as roots.
+    Read(Vec<SnapshotId>),
+    /// Writes: a collection waits for it.
+    Write,
+}
+
+/// The packs of a repository as one session sees them, with the index and the caches over them.
+pub struct Contents {
+    repository: Arc<Repository>,
+    session: Box<dyn Session>,
+    is_writer: bool,
+    /// Listed at opening, and again where something was not to be found.
+    packs: RwLock<Arc<[PackId]>>,
+    index: Index,
+    report: OpenReport<PackError>,
+    pub(super) footers: FooterCache,
+    pub(super) frames: Cache<(PackId, u32), Arc<Vec<u8>>>,
+    nodes: Cache<NodeId, Arc<Node>>,
+    hot: HotPacks,
+    empty_leaf: NodeId,
+}
+
+impl Contents {
+    /// Opens a session and what it may see.
+    ///
+    /// `command` is what others are told of this process.
+    pub fn open(
+        repository: &Arc<Repository>,
+        access: Access,
+        command: &str,
+    ) -> Result<Self, RepositoryError> {
+        let storage = repository.storage();
+        let (kind, pins) = match &access {
+            Access::Read(pins) => (SessionKind::Reader, pins.clone()),
+            Access::Write => (SessionKind::Writer, Vec::new()),
+        };
+        let document = super::session_document(kind, command, pins)?;
+        let session = storage.open_session(&document)?;
+        storage.clear_dead_sessions()?;
+        let is_writer = matches!(access, Access::Write);
+        let packs = list_packs(repository, is_writer)?;
+        if let Access::Read(pins) = &access {
+            repository.check_present(pins)?;
+        }
+        let temp = repository.temp_folder(session.id())?;
+        let id = repository.config().repository_id;
+        let options = IndexOptions::new(repository.index_folder().to_owned(), temp, id);
+        let footers = FooterSource::to_build_on(repository);
+        let (index, mut report) = Index::open(options, &packs, &footers)?;
+        // A failed fsync ends all publishing. A writer that went on would take the packs that it
+        // could not settle for damaged ones, and fail for a reason that is not the true one.
+        let unsettled = report
+            .unreadable
+            .iter()
+            .position(|(_, error)| is_unsettled(error));
+        if let (Access::Write, Some(at)) = (&access, unsettled) {
+            return Err(report.unreadable.swap_remove(at).1.into());
+        }
+        Ok(Self {
+            repository: Arc::clone(repository),
+            session,
+            is_writer,
+            packs: RwLock::new(packs.into()),
+            index,
+            report,
+            footers: FooterCache::new(
+                storage.clone(),
+                Arc::clone(repository.keys()),
+                FOOTERS_BYTES_MAX,
+            ),
+            frames: Cache::new(FRAMES_BYTES_MAX),
+            nodes: Cache::new(NODES_BYTES_MAX),
+            hot: HotPacks::default(),
+            empty_leaf: repository.keys().node_id(&EMPTY_LEAF),
+        })
+    }
+
+    /// Returns the repository.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// Returns the session's id.
+    pub fn session(&self) -> SessionId {
+        self.session.id()
+    }
+
+    /// Returns the index.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Returns what opening the index met: packs taken in, dropped, and unreadable ones.
+    pub fn index_report(&self) -> &OpenReport<PackError> {
+        &self.report
+    }
+
+    /// Returns the packs that this session sees: as listed last, which was at opening or when
+    /// something was not to be found.
+    pub fn packs(&self) -> Arc<[PackId]> {
+        let held = self.packs.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&held)
+    }
+
+    pub(super) fn set_packs(&self, packs: Vec<PackId>) {
+        let mut held = self.packs.write().unwrap_or_else(PoisonError::into_inner);
+        *held = packs.into();
+    }
+
+    pub(super) fn is_writer(&self) -> bool {
+        self.is_writer
+    }
+
+    /// Returns a pack's checked footer.
+    pub fn footer(&self, pack: PackId) -> Result<Arc<PackReader>, PackError> {
+        self.footers.get(pack)
+    }
+
+    /// Returns where contents are, by the index and what was read of the packs; `None` where
+    /// neither knows any place.
+    pub fn locate(&self, ids: &[ContentId]) -> Result<Vec<Option<Place>>, RepositoryError> {
+        let mut places = self.hot.find(ids);
+        let missing = ids.iter().zip(&places).filter(|(_, place)| place.is_none());
+        let missing: Vec<ContentId> = missing.map(|(id, _)| *id).collect();
+        if missing.is_empty() {
+            return Ok(places);
+        }
+        let found = self.index.find(&missing)?;
+        let hits = found
+            .iter()
+            .flatten()
+            .filter_map(|place| self.index.pack(place.pack));
+        for pack in self.hot.wanted(hits) {
+            // A footer that cannot be read makes nothing faster; whoever needs it says so.
+            if let Ok(reader) = self.footers.get(pack) {
+                self.hot.add(&reader);
+            }
+        }
+        let unknown = places.iter_mut().filter(|place| place.is_none());
+        for (place, found) in unknown.zip(found) {
+            *place = found;
+        }
+        Ok(places)
+    }
+
+    /// Returns where contents are, by the index alone; `None` where it knows no place.
+    pub(crate) fn places(
+        &self,
+        ids: &[ContentId],
+    ) -> Result<Vec<Option<(PackId, Place)>>, RepositoryError> {
+        let places = self.index.find(ids)?.into_iter();
+        let places =
+            places.map(|place| place.and_then(|place| Some((self.index.pack(place.pack)?, place))));
+        Ok(places.collect())
+    }
+
+    /// Returns a recipe node, checked against its id.
+    fn checked_node(&self, id: NodeId) -> Result<Arc<Node>, RepositoryError> {
+        if let Some(node) = self.nodes.get(&id) {
+            return Ok(node);
+        }
+        let bytes = self.content(id.into(), |bytes| {
+            self.repository.keys().node_id(bytes).into()
+        });
+        self.decoded(id, &bytes?.ok_or(RepositoryError::MissingNode(id))?)
+    }
+
+    /// Returns the recipe node at a place, checked against its id.
+    pub(crate) fn node_at(
+        &self,
+        id: NodeId,
+        pack: PackId,
+        place: &Place,
+    ) -> Result<Arc<Node>, RepositoryError> {
+        if let Some(node) = self.nodes.get(&id) {
+            return Ok(node);
+        }
+        let hash = |bytes: &[u8]| self.repository.keys().node_id(bytes).into();
+        let bytes = self.content_at(pack, place, id.into(), &hash)?;
+        self.decoded(id, &bytes.ok_or(RepositoryError::MissingNode(id))?)
+    }
+
+    fn decoded(&self, id: NodeId, bytes: &[u8]) -> Result<Arc<Node>, RepositoryError> {
+        let node = Node::decode(bytes, self.repository.chunker().window_len())
+            .map_err(|source| RepositoryError::DamagedNode { node: id, source })?;
+        let node = Arc::new(node);
+        self.nodes.insert(id, Arc::clone(&node), 64 + bytes.len());
+        Ok(node)
+    }
+
+    /// Returns one piece of content whose hash is right, from whichever pack has it whole; `None`
+    /// where none has it.
+    fn content(
+        &self,
+        id: ContentId,
+        hash: impl Fn(&[u8]) -> ContentId,
+    ) -> Result<Option<Vec<u8>>, RepositoryError> {
+        let mut failure = None;
+        if let Some((pack, place)) = self.places(&[id])?.into_iter().flatten().next() {
+            match self.content_at(pack, &place, id, &hash) {
+                Ok(Some(bytes)) => return Ok(Some(bytes)),
+                Ok(None) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+        let mut copies = self.copies(&HashSet::from([id]))?;
+        Ok(self.whole_copy(id, &mut copies, &mut failure, hash)?)
+    }
+
+    /// Returns the content at a place, if the place really holds it.
+    pub(super) fn content_at(
+        &self,
+        pack: PackId,
+        place: &Place,
+        id: ContentId,
+        hash: &impl Fn(&[u8]) -> ContentId,
+    ) -> Result<Option<Vec<u8>>, PackError> {
+        let reader = self.footers.get(pack)?;
+        let Some(range) = reader.slot_range(place, id) else {
+            return Ok(None);
+        };
+        let frame = u32::from(place.frame);
+        let plain = self.frame(&reader, frame)?;
+        let bytes = plain.get(range).unwrap_or_default();
+        if hash(bytes) != id {
+            return Err(PackError::DamagedContent {
+                pack,
+                frame,
+                content: id,
+            });
+        }
+        Ok(Some(bytes.to_vec()))
+    }
+
+    /// Returns a decoded frame, through the cache.
+    fn frame(&self, reader: &PackReader, frame: u32) -> Result<Arc<Vec<u8>>, PackError> {
+        let key = (reader.id(), frame);
+        if let Some(plain) = self.frames.get(&key) {
+            return Ok(plain);
+        }
+        let mut plain = Vec::new();
+        let mut decompressor = crate::compress::Decompressor::new();
+        let storage = self.repository.storage();
+        reader.read_frame(
+            storage,
+            frame,
+            &mut decompressor,
+            &mut Vec::new(),
+            &mut plain,
+        )?;
+        let plain = Arc::new(plain);
+        self.frames.insert(key, Arc::clone(&plain), plain.len());
+        Ok(plain)
+    }
+}
+
+impl NodeStore for Contents {
+    fn node(&self, id: NodeId) -> Result<Arc<Node>, NodeError> {
+        self.checked_node(id).map_err(|error| match error {
+            RepositoryError::MissingNode(_) => NodeError::Missing,
+            RepositoryError::Pack(error) if error.is_loss() => NodeError::Damaged {
+                source: error.into(),
+            },
+            error if error.is_damage() => NodeError::Damaged {
+                source: error.into(),
+            },
+            error => NodeError::Failed {
+                source: error.into(),
+            },
+        })
+    }
+
+    fn empty_leaf(&self) -> NodeId {
+        self.empty_leaf
+    }
+}
+
+/// Lists the packs. Those that a collection has condemned are there for readers, which it does not
+/// wait for, but nothing new may be built on them.
+pub(super) fn list_packs(
+    repository: &Repository,
+    is_writer: bool,
+) -> Result<Vec<PackId>, RepositoryError> {
+    let condemned = match is_writer {
+        true => condemned(repository)?,
+        false => HashSet::new(),
+    };
+    let listed = repository.storage().list(Area::Packs)?.into_iter();
+    let packs = listed.filter_map(|listed| match listed.name {
+        Name::Pack(id) if !condemned.contains(&id) => Some(id),
+        _ => None,
+    });
+    Ok(packs.collect())
+}
+
+/// Returns whether a pack could not be made sure against a power cut, as against not be read.
+fn is_unsettled(error: &PackError) -> bool {
+    match error {
+        PackError::Storage(StorageError::Io { op, source, .. }) => {
+            // A collection may take a folder's packs away, which a writer can bear.
+            *op == "fsync" && source.kind() != ErrorKind::NotFound
+        }
+        PackError::Storage(error) => matches!(
+            error,
+            StorageError::NoSpace { .. } | StorageError::PreviousFailure { .. }
+        ),
+        _ => false,
+    }
+}
+
+/// Returns what a collection at work has condemned.
+fn condemned(repository: &Repository) -> Result<HashSet<PackId>, RepositoryError> {
+    let object = Name::GcPlan;
+    let stored = match repository.storage().read(&object, PLAN_LEN_MAX) {
+        Ok(stored) => stored,
+        Err(StorageError::NotFound(_)) => return Ok(HashSet::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let plan = repository
+        .keys()
+        .open_document(FileKind::GcPlan, stored)
+        .and_then(|plain| Plan::decode(&plain))
+        .map_err(|source| RepositoryError::Document { object, source })?;
+    Ok(plan.condemned.into_iter().collect())
+}
+
+/// A plan names packs by 64 digits each: a million of them fit.
+const PLAN_LEN_MAX: u64 = 128 * SMALL_DOCUMENT_LEN_MAX;
+
+/// Lets the index read footers of packs.
+pub(super) struct FooterSource<'a> {
+    repository: &'a Repository,
+    settles: bool,
+}
+
+impl<'a> FooterSource<'a> {
+    /// For what the index is to know of packs that it does not know.
+    pub(super) fn to_build_on(repository: &'a Repository) -> Self {
+        Self {
+            repository,
+            settles: true,
+        }
+    }
+
+    /// For a search, which nothing is built on.
+    pub(super) fn to_look(repository: &'a Repository) -> Self {
+        Self {
+            repository,
+            settles: false,
+        }
+    }
+}
+
+impl PackFooters for FooterSource<'_> {
+    type Error = PackError;
+
+    fn places(&self, pack: PackId) -> Result<Vec<(ContentId, Place)>, PackError> {
+        let storage = self.repository.storage();
+        if self.settles {
+            // Another process may have published it and crashed before its folder was durable.
+            storage.settle(&Name::Pack(pack))?;
+        }
+        let reader = read_footer(storage, self.repository.keys(), pack)?;
+        Ok(places_in(pack, reader.footer()).collect())
+    }
+}

@@ -1,0 +1,28 @@
+//! A repository that is open: its settings, keys, storage and index, in one place.
+
+mod contents;
+mod error;
+mod fetch;
+mod hot;
+mod intake;
+mod keys;
+mod memory;
+mod notes;
+mod open;
+mod process;
+pub mod reference;
+mod search;
+mod snapshots;
+
+pub use contents::{Access, Contents};
+pub use error::RepositoryError;
+pub use fetch::{Fetcher, Sink};
+pub use intake::{Intake, IntakeStats};
+pub use keys::KeySlotInfo;
+pub use memory::SeenSnapshot;
+pub use notes::SnapshotState;
+pub use open::{InitOptions, OpenOptions, Repository};
+pub(crate) use process::host_name;
+use process::session_document;
+pub use search::Copies;
+pub use snapshots::{Snapshot, SnapshotList, UnreadableSnapshot};

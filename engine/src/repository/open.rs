@@ -1,0 +1,263 @@
+//! Makes and opens repositories.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::RepositoryError;
+use super::keys::{new_slot, unlock};
+use crate::chunker::ChunkerSettings;
+use crate::crypto::{Keys, MasterKey, Passphrase};
+use crate::format::config::{Compression, Config};
+use crate::format::session::SessionKind;
+use crate::format::{FormatError, Salt};
+use crate::id::{RepositoryId, SessionId};
+use crate::limits::SMALL_DOCUMENT_LEN_MAX;
+use crate::storage::{Existing, Name, SharedStorage, Storage, StorageError};
+
+/// Settings of a repository to be made. They are fixed for its life.
+#[derive(Debug, Clone)]
+pub struct InitOptions {
+    /// How disks are cut.
+    pub chunker: ChunkerSettings,
+    /// How frames are compressed.
+    pub compression: Compression,
+    /// Plain length that frames are filled to.
+    pub frame_len: u32,
+    /// Stored length at which packs are sealed.
+    pub pack_len: u64,
+}
+
+/// How a repository is opened on this machine.
+#[derive(Clone)]
+pub struct OpenOptions {
+    /// Folder of the repository, where it is a local one: its index may live inside.
+    pub local: Option<PathBuf>,
+    /// The user's cache folder, for the index of every other repository.
+    pub cache: PathBuf,
+}
+
+/// A repository whose settings are known and whose keys are open.
+pub struct Repository {
+    storage: SharedStorage,
+    config: Config,
+    chunker: ChunkerSettings,
+    keys: Arc<Keys>,
+    index_folder: PathBuf,
+    temp: Temp,
+    memory_file: PathBuf,
+}
+
+/// Where a session's private files go.
+enum Temp {
+    /// With the unfinished uploads of the local repository at this path: cleared with them.
+    Session(PathBuf),
+    /// Into this folder.
+    Cache(PathBuf),
+}
+
+impl Repository {
+    /// Makes a repository in a storage that holds nothing yet, and opens it. It is encrypted
+    /// exactly if a passphrase is given.
+    ///
+    /// # Durability
+    ///
+    /// Durable on return. `config` is written last: without it there is no repository.
+    pub fn init(
+        storage: SharedStorage,
+        settings: &InitOptions,
+        passphrase: Option<&Passphrase>,
+        options: &OpenOptions,
+    ) -> Result<Arc<Self>, RepositoryError> {
+        let id = RepositoryId::from_bytes(*Salt::draw().as_bytes());
+        let salt = passphrase.map(|_| Salt::draw());
+        let mut config = Config::new(id, jiff::Timestamp::now(), salt);
+        config.chunker.average = settings.chunker.average();
+        config.compression = settings.compression;
+        config.frame_len = settings.frame_len;
+        config.pack_len = settings.pack_len;
+
+        let session = open_session(&*storage, "init")?;
+        let keys = match passphrase {
+            None => Keys::plain(id),
+            Some(passphrase) => {
+                let master = MasterKey::draw();
+                let slot = new_slot(&config, &master, passphrase, "init")?;
+                storage.put(
+                    session.id(),
+                    &Name::Key(slot.id),
+                    &slot.stored,
+                    Existing::Refuse,
+                )?;
+                Keys::sealed(id, &master)
+            }
+        };
+        let document = |source| RepositoryError::Document {
+            object: Name::Config,
+            source,
+        };
+        let stored = config
+            .encode(|bytes| keys.config_mac(bytes))
+            .map_err(document)?;
+        let put = storage.put(session.id(), &Name::Config, &stored, Existing::Refuse);
+        put.map_err(|error| match error {
+            StorageError::Exists(_) => RepositoryError::NotEmpty {
+                location: storage.location(),
+            },
+            error => error.into(),
+        })?;
+        drop(session);
+        Self::assemble(storage, config, keys, options)
+    }
+
+    /// Reads the settings of a repository, and opens its keys. `passphrase` is asked for one only
+    /// where one is needed; what it answers in vain is a wrong passphrase.
+    ///
+    /// `given` tells that the user gave a passphrase: an unencrypted `config` is refused then, so
+    /// that nobody can switch encryption off unseen.
+    pub fn open<E: From<RepositoryError>>(
+        storage: SharedStorage,
+        options: &OpenOptions,
+        given: bool,
+        passphrase: impl FnOnce() -> Result<Passphrase, E>,
+    ) -> Result<Arc<Self>, E> {
+        let (stored, config) = read_config(&*storage)?;
+        let keys = match &config.encryption {
+            None if given => return Err(RepositoryError::NotEncrypted.into()),
+            None => Keys::plain(config.repository_id),
+            Some(_) => {
+                let (_, master) = unlock(&*storage, &config, &passphrase()?)?;
+                Keys::sealed(config.repository_id, &master)
+            }
+        };
+        let verified = Config::verify(&stored, |bytes| keys.config_mac(bytes));
+        verified.map_err(|error| match error {
+            FormatError::AuthenticationFailed { .. } => RepositoryError::ConfigForged,
+            source => RepositoryError::Document {
+                object: Name::Config,
+                source,
+            },
+        })?;
+        Ok(Self::assemble(storage, config, keys, options)?)
+    }
+
+    fn assemble(
+        storage: SharedStorage,
+        config: Config,
+        keys: Keys,
+        options: &OpenOptions,
+    ) -> Result<Arc<Self>, RepositoryError> {
+        let cache = options.cache.join(config.repository_id.to_hex());
+        let (index_folder, temp) = match &options.local {
+            Some(local) if !keys.is_sealed() => (local.join("index"), Temp::Session(local.clone())),
+            _ => (cache.join("index"), Temp::Cache(cache.join("tmp"))),
+        };
+        let memory_file = cache.join("newest");
+        let average = config.chunker.average;
+        let chunker = ChunkerSettings::new(average).map_err(|_| RepositoryError::Document {
+            object: Name::Config,
+            source: FormatError::Malformed {
+                rule: "an average chunk size that cannot be",
+            },
+        })?;
+        Ok(Arc::new(Self {
+            storage,
+            config,
+            chunker,
+            keys: Arc::new(keys),
+            index_folder,
+            temp,
+            memory_file,
+        }))
+    }
+
+    /// Returns where its objects are.
+    pub fn storage(&self) -> &SharedStorage {
+        &self.storage
+    }
+
+    /// Returns its settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Returns how it cuts disks.
+    pub fn chunker(&self) -> ChunkerSettings {
+        self.chunker
+    }
+
+    /// Returns what it hashes and seals with.
+    pub fn keys(&self) -> &Arc<Keys> {
+        &self.keys
+    }
+
+    /// Returns the file in which this client remembers the newest snapshot.
+    pub(super) fn memory_file(&self) -> &Path {
+        &self.memory_file
+    }
+
+    /// Returns a folder for a session's private files; makes it where need be.
+    pub(super) fn temp_folder(&self, session: SessionId) -> Result<PathBuf, RepositoryError> {
+        let folder = match &self.temp {
+            Temp::Session(local) => local.join("tmp").join(session.to_hex()),
+            Temp::Cache(folder) => {
+                self.clear_temp(folder);
+                folder.join(session.to_hex())
+            }
+        };
+        std::fs::create_dir_all(&folder).map_err(|source| StorageError::Io {
+            op: "make",
+            object: folder.display().to_string(),
+            source,
+        })?;
+        Ok(folder)
+    }
+
+    /// Removes what dead sessions left in the cache. What cannot be removed is in nobody's way.
+    fn clear_temp(&self, folder: &Path) {
+        let (Ok(entries), Ok(sessions)) = (std::fs::read_dir(folder), self.storage.sessions())
+        else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let id: Option<SessionId> = entry.file_name().to_str().and_then(|id| id.parse().ok());
+            let alive = |id| {
+                sessions
+                    .iter()
+                    .any(|session| session.alive && session.id == id)
+            };
+            if id.is_some_and(|id| !alive(id)) {
+                drop(std::fs::remove_dir_all(entry.path()));
+            }
+        }
+    }
+
+    /// Returns the folder of its index.
+    pub fn index_folder(&self) -> &Path {
+        &self.index_folder
+    }
+}
+
+/// Reads `config`, without trusting it yet.
+pub(super) fn read_config(storage: &dyn Storage) -> Result<(Vec<u8>, Config), RepositoryError> {
+    let object = Name::Config;
+    let stored = storage
+        .read(&object, SMALL_DOCUMENT_LEN_MAX)
+        .map_err(|error| match error {
+            StorageError::NotFound(_) => RepositoryError::NoRepository {
+                location: storage.location(),
+            },
+            error => error.into(),
+        })?;
+    let config = Config::decode(&stored);
+    let config = config.map_err(|source| RepositoryError::Document { object, source })?;
+    Ok((stored, config))
+}
+
+/// Opens a session that writes documents only, and so needs neither packs nor index.
+pub(super) fn open_session(
+    storage: &dyn Storage,
+    command: &str,
+) -> Result<Box<dyn crate::storage::Session>, RepositoryError> {
+    let document = super::session_document(SessionKind::Writer, command, Vec::new())?;
+    Ok(storage.open_session(&document)?)
+}

@@ -1,0 +1,451 @@
+//! How people name a snapshot, and which snapshot they mean by it.
+//!
+//! A bare name of hexadecimal digits may be an id or a VM. Both are looked for, and a name that
+//! fits both is ambiguous rather than silently the one or the other.
+
+use std::fmt;
+
+use jiff::civil::{DateTime, Time};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
+
+use crate::id::SnapshotId;
+
+/// Fewest digits of an id that are taken for one. Three would collide by chance in a hundred
+/// snapshots.
+pub const ID_PREFIX_LEN_MIN: usize = 4;
+
+/// What a reference needs to know of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotSummary {
+    /// Its id.
+    pub id: SnapshotId,
+    /// The VM that it is of.
+    pub vm: String,
+    /// When it was taken.
+    pub time: Timestamp,
+}
+
+/// A snapshot as someone named it: `ID`, `VM`, `VM@latest`, `VM@ID` or `VM@DATE[THH[:MM]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotRef {
+    text: String,
+    selector: Selector,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Selector {
+    /// Hexadecimal digits without a VM: the beginning of an id, or a VM of that name.
+    IdOrVm(String),
+    /// The latest of a VM.
+    Latest { vm: String },
+    /// The beginning of an id, among those of a VM.
+    IdOfVm { vm: String, prefix: String },
+    /// The latest of a VM taken before a moment.
+    Before { vm: String, end: Timestamp },
+}
+
+/// Why a text does not name a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParseRefError {
+    /// There is no VM in it.
+    #[error("`{text}` names no VM and no snapshot")]
+    NoVm {
+        /// The text.
+        text: String,
+    },
+    /// The part after the `@` begins an id, but is too short to be trusted.
+    #[error(
+        "`{prefix}` is too short for the beginning of an id (at least {ID_PREFIX_LEN_MIN} digits)"
+    )]
+    ShortPrefix {
+        /// The digits.
+        prefix: String,
+    },
+    /// The part after the `@` is none of the forms.
+    #[error("`{moment}` is not `latest`, the beginning of an id, or a date like 2026-11-20T08:30")]
+    BadMoment {
+        /// The part after the `@`.
+        moment: String,
+    },
+}
+
+/// Why a reference leads to no snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResolveError {
+    /// No snapshot fits.
+    #[error("there is no snapshot `{reference}`")]
+    NoSuch {
+        /// The reference as it was written.
+        reference: String,
+    },
+    /// More than one snapshot fits.
+    #[error("`{reference}` fits {count} snapshots", count = candidates.len())]
+    Ambiguous {
+        /// The reference as it was written.
+        reference: String,
+        /// Those that fit, in the order of their ids.
+        candidates: Vec<SnapshotId>,
+    },
+}
+
+impl SnapshotRef {
+    /// Reads a reference. Dates are days, hours and minutes in `zone`, each to its end:
+    /// `2026-11-20` takes in all of that day.
+    ///
+    /// The last `@` divides, so that a VM whose own name has one can be named as `NAME@latest`.
+    pub fn parse(text: &str, zone: &TimeZone) -> Result<Self, ParseRefError> {
+        let selector = match text.rsplit_once('@') {
+            None if text.is_empty() => return Err(no_vm(text)),
+            None if is_id_prefix(text) => Selector::IdOrVm(text.to_owned()),
+            None => Selector::Latest {
+                vm: text.to_owned(),
+            },
+            Some(("", _)) => return Err(no_vm(text)),
+            Some((vm, moment)) => parse_moment(vm, moment, zone)?,
+        };
+        Ok(Self {
+            text: text.to_owned(),
+            selector,
+        })
+    }
+
+    /// Returns the snapshot that is meant, among `snapshots` in any order. Whoever calls leaves
+    /// out those that are forgotten.
+    pub fn resolve(&self, snapshots: &[SnapshotSummary]) -> Result<SnapshotId, ResolveError> {
+        let mut found = match &self.selector {
+            Selector::IdOrVm(name) => {
+                let mut found = by_prefix(snapshots, name, |_| true);
+                found.extend(latest(snapshots, |snapshot| snapshot.vm == *name));
+                found
+            }
+            Selector::Latest { vm } => latest(snapshots, |snapshot| snapshot.vm == *vm)
+                .into_iter()
+                .collect(),
+            Selector::IdOfVm { vm, prefix } => {
+                by_prefix(snapshots, prefix, |snapshot| snapshot.vm == *vm)
+            }
+            Selector::Before { vm, end } => {
+                let meant = |snapshot: &SnapshotSummary| snapshot.vm == *vm && snapshot.time < *end;
+                latest(snapshots, meant).into_iter().collect()
+            }
+        };
+        found.sort_unstable();
+        found.dedup();
+        match *found.as_slice() {
+            [] => Err(ResolveError::NoSuch {
+                reference: self.text.clone(),
+            }),
+            [id] => Ok(id),
+            _ => Err(ResolveError::Ambiguous {
+                reference: self.text.clone(),
+                candidates: found,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for SnapshotRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn no_vm(text: &str) -> ParseRefError {
+    ParseRefError::NoVm {
+        text: text.to_owned(),
+    }
+}
+
+fn is_hex(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn is_id_prefix(text: &str) -> bool {
+    (ID_PREFIX_LEN_MIN..=2 * SnapshotId::LEN).contains(&text.len()) && is_hex(text)
+}
+
+fn parse_moment(vm: &str, moment: &str, zone: &TimeZone) -> Result<Selector, ParseRefError> {
+    let vm = vm.to_owned();
+    if moment == "latest" {
+        return Ok(Selector::Latest { vm });
+    }
+    if is_id_prefix(moment) {
+        return Ok(Selector::IdOfVm {
+            vm,
+            prefix: moment.to_owned(),
+        });
+    }
+    if !moment.is_empty() && moment.len() < ID_PREFIX_LEN_MIN && is_hex(moment) {
+        return Err(ParseRefError::ShortPrefix {
+            prefix: moment.to_owned(),
+        });
+    }
+    let end = end_of(moment, zone).ok_or_else(|| ParseRefError::BadMoment {
+        moment: moment.to_owned(),
+    })?;
+    Ok(Selector::Before { vm, end })
+}
+
+/// Returns the first moment after the day, hour or minute that `text` names.
+fn end_of(text: &str, zone: &TimeZone) -> Option<Timestamp> {
+    let (date, time) = match text.split_once('T') {
+        None => (text, None),
+        Some((date, time)) => (date, Some(time)),
+    };
+    // Fixed widths keep what jiff would also read (signs, week dates, seconds) out of the grammar.
+    let [4, 2, 2] = *date.split('-').map(digits).collect::<Option<Vec<_>>>()? else {
+        return None;
+    };
+    let date: jiff::civil::Date = date.parse().ok()?;
+    let end = match time {
+        None => date.tomorrow().ok()?.to_datetime(Time::midnight()),
+        Some(time) => end_of_time(date, time)?,
+    };
+    // Where the clock is set back an hour comes twice; what is not after it includes both.
+    zone.to_ambiguous_timestamp(end).later().ok()
+}
+
+fn end_of_time(date: jiff::civil::Date, time: &str) -> Option<DateTime> {
+    let (hour, minute) = match time.split_once(':') {
+        None => (time, None),
+        Some((hour, minute)) => (hour, Some(minute)),
+    };
+    let field = |text: &str| {
+        (digits(text) == Some(2))
+            .then(|| text.parse::<i8>().ok())
+            .flatten()
+    };
+    let hour = field(hour)?;
+    let step = if minute.is_some() {
+        1.minute()
+    } else {
+        1.hour()
+    };
+    let minute = minute.map_or(Some(0), field)?;
+    let start = Time::new(hour, minute, 0, 0).ok()?;
+    date.to_datetime(start).checked_add(step).ok()
+}
+
+/// Returns how many digits a text has if it has nothing else.
+fn digits(text: &str) -> Option<usize> {
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then_some(text.len())
+}
+
+fn by_prefix(
+    snapshots: &[SnapshotSummary],
+    prefix: &str,
+    meant: impl Fn(&SnapshotSummary) -> bool,
+) -> Vec<SnapshotId> {
+    let fits =
+        |snapshot: &&SnapshotSummary| meant(snapshot) && snapshot.id.to_hex().starts_with(prefix);
+    snapshots
+        .iter()
+        .filter(fits)
+        .map(|snapshot| snapshot.id)
+        .collect()
+}
+
+/// Two snapshots of one moment are told apart by their ids, so that the answer does not depend on
+/// the order of a listing.
+fn latest(
+    snapshots: &[SnapshotSummary],
+    meant: impl Fn(&SnapshotSummary) -> bool,
+) -> Option<SnapshotId> {
+    let newest = snapshots
+        .iter()
+        .filter(|snapshot| meant(snapshot))
+        .max_by_key(|snapshot| (snapshot.time, snapshot.id))?;
+    Some(newest.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(id: u8, vm: &str, time: &str) -> SnapshotSummary {
+        SnapshotSummary {
+            id: SnapshotId::from_bytes([id; 32]),
+            vm: vm.to_owned(),
+            time: time.parse().expect("times of the tests are well-formed"),
+        }
+    }
+
+    /// Ids 01.., 02.. and so on; `abab` is a VM whose name is the beginning of another's snapshot.
+    fn history() -> Vec<SnapshotSummary> {
+        vec![
+            snapshot(0x03, "web1", "2026-11-20T08:30:59Z"),
+            snapshot(0x01, "web1", "2026-11-19T23:59:59Z"),
+            snapshot(0x02, "web1", "2026-11-20T08:29:00Z"),
+            snapshot(0x04, "web1", "2026-11-21T00:00:00Z"),
+            snapshot(0x05, "db@east", "2026-11-01T00:00:00Z"),
+            snapshot(0xab, "db@east", "2026-10-01T00:00:00Z"),
+            snapshot(0x06, "abab", "2026-11-01T00:00:00Z"),
+            snapshot(0x07, "cafe", "2026-11-01T00:00:00Z"),
+        ]
+    }
+
+    fn resolve_in(text: &str, zone: &TimeZone) -> Result<u8, ResolveError> {
+        let reference = SnapshotRef::parse(text, zone).expect("the reference parses");
+        assert_eq!(reference.to_string(), text);
+        Ok(reference.resolve(&history())?.as_bytes()[0])
+    }
+
+    fn resolve(text: &str) -> Result<u8, ResolveError> {
+        resolve_in(text, &TimeZone::UTC)
+    }
+
+    fn no_such(text: &str) -> Result<u8, ResolveError> {
+        Err(ResolveError::NoSuch {
+            reference: text.to_owned(),
+        })
+    }
+
+    #[test]
+    fn a_vm_means_its_latest() {
+        assert_eq!(resolve("web1"), Ok(4));
+        assert_eq!(resolve("web1@latest"), Ok(4));
+        assert_eq!(resolve("db@east@latest"), Ok(5));
+        assert_eq!(resolve("web2"), no_such("web2"));
+        assert_eq!(resolve("web"), no_such("web"));
+    }
+
+    #[test]
+    fn an_id_may_be_cut_to_four_digits() {
+        assert_eq!(resolve("0101"), Ok(1));
+        assert_eq!(resolve(&"02".repeat(32)), Ok(2));
+        assert_eq!(resolve("0102"), no_such("0102"));
+        assert_eq!(
+            resolve("010"),
+            no_such("010"),
+            "three digits are the name of a VM"
+        );
+        assert_eq!(resolve("web1@0202"), Ok(2));
+        assert_eq!(
+            resolve("web1@0505"),
+            no_such("web1@0505"),
+            "another VM's snapshot"
+        );
+    }
+
+    #[test]
+    fn a_name_that_fits_an_id_and_a_vm_is_ambiguous() {
+        assert_eq!(resolve("cafe"), Ok(7), "no id begins so");
+        let candidates = [0x06, 0xab]
+            .map(|id| SnapshotId::from_bytes([id; 32]))
+            .to_vec();
+        let reference = "abab".to_owned();
+        assert_eq!(
+            resolve("abab"),
+            Err(ResolveError::Ambiguous {
+                reference,
+                candidates
+            })
+        );
+        assert_eq!(resolve("abab@latest"), Ok(6));
+        assert_eq!(resolve("ababab"), Ok(0xab));
+    }
+
+    #[test]
+    fn ids_that_begin_alike_are_ambiguous() {
+        let mut alike = history();
+        let mut bytes = [1; 32];
+        bytes[31] = 2;
+        alike[0].id = SnapshotId::from_bytes(bytes);
+        let reference = SnapshotRef::parse("0101", &TimeZone::UTC).expect("the reference parses");
+        let candidates = vec![SnapshotId::from_bytes([1; 32]), alike[0].id];
+        let text = "0101".to_owned();
+        let ambiguous = ResolveError::Ambiguous {
+            reference: text,
+            candidates,
+        };
+        assert_eq!(reference.resolve(&alike), Err(ambiguous));
+    }
+
+    #[test]
+    fn a_date_takes_in_all_that_it_names() {
+        assert_eq!(resolve("web1@2026-11-19"), Ok(1));
+        assert_eq!(resolve("web1@2026-11-20"), Ok(3));
+        assert_eq!(resolve("web1@2026-11-20T08"), Ok(3));
+        assert_eq!(resolve("web1@2026-11-20T08:29"), Ok(2));
+        assert_eq!(resolve("web1@2026-11-20T08:28"), Ok(1));
+        assert_eq!(resolve("web1@2026-11-20T08:30"), Ok(3));
+        assert_eq!(resolve("web1@2026-11-20T23"), Ok(3));
+        assert_eq!(resolve("web1@2030-01-01"), Ok(4));
+        assert_eq!(resolve("web1@2026-11-18"), no_such("web1@2026-11-18"));
+    }
+
+    #[test]
+    fn a_date_is_one_of_the_zone() {
+        let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("the rule parses");
+        // There the day ends an hour earlier, and the last snapshot falls on the next day.
+        assert_eq!(
+            resolve_in("web1@2026-11-19", &berlin),
+            no_such("web1@2026-11-19")
+        );
+        assert_eq!(resolve_in("web1@2026-11-20T00", &berlin), Ok(1));
+        assert_eq!(resolve_in("web1@2026-11-20T09:29", &berlin), Ok(2));
+    }
+
+    #[test]
+    fn an_hour_that_comes_twice_is_taken_to_its_second_end() {
+        let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("the rule parses");
+        let end = |text: &str| {
+            end_of(text, &berlin)
+                .expect("the date is valid")
+                .to_string()
+        };
+        assert_eq!(end("2026-10-25T02:10"), "2026-10-25T01:11:00Z");
+        assert_eq!(end("2026-10-25T01"), "2026-10-25T01:00:00Z");
+        // 02:10 is left out in spring, and read as ten past the hour that is left out.
+        assert_eq!(end("2026-03-29T02:10"), "2026-03-29T01:11:00Z");
+    }
+
+    #[test]
+    fn other_texts_are_refused() {
+        let parse = |text: &str| SnapshotRef::parse(text, &TimeZone::UTC);
+        for text in ["", "@latest", "@"] {
+            assert_eq!(
+                parse(text),
+                Err(ParseRefError::NoVm {
+                    text: text.to_owned()
+                })
+            );
+        }
+        for prefix in ["0", "abc"] {
+            let short = ParseRefError::ShortPrefix {
+                prefix: prefix.to_owned(),
+            };
+            assert_eq!(parse(&format!("web1@{prefix}")), Err(short));
+        }
+        for moment in [
+            "",
+            "Latest",
+            "ABCD",
+            "2026-11",
+            "2026-13-01",
+            "2026-02-30",
+            "2026-11-20T",
+            "2026-11-20T8",
+            "2026-11-20T24",
+            "2026-11-20T08:60",
+            "2026-11-20T08:30:00",
+            "2026-11-20t08",
+            "2026-11-20 08",
+            "+002026-11-20",
+            "-2026-11-20",
+            "9999-12-31",
+            &"0".repeat(65),
+        ] {
+            let bad = ParseRefError::BadMoment {
+                moment: moment.to_owned(),
+            };
+            assert_eq!(parse(&format!("web1@{moment}")), Err(bad), "{moment}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Manifests: published, listed, read.
+
+use std::sync::Arc;
+
+use super::notes::SnapshotState;
+use super::reference::SnapshotSummary;
+use super::{Repository, RepositoryError};
+use crate::format::FileKind;
+use crate::format::manifest::{DiskRecord, Manifest};
+use crate::id::{SessionId, SnapshotId};
+use crate::limits::MANIFEST_LEN_MAX;
+use crate::storage::{Area, Existing, Name, StorageError};
+
+/// A published snapshot.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its document.
+    pub manifest: Arc<Manifest>,
+    /// What its notes say of it.
+    pub state: SnapshotState,
+}
+
+impl Snapshot {
+    /// Returns what references to snapshots are resolved by.
+    pub fn summary(&self) -> SnapshotSummary {
+        let Manifest { vm, time, .. } = &*self.manifest;
+        SnapshotSummary {
+            id: self.id,
+            vm: vm.clone(),
+            time: *time,
+        }
+    }
+
+    /// Returns the record of a disk.
+    pub fn disk(&self, target: &str) -> Option<&DiskRecord> {
+        self.manifest
+            .disks
+            .iter()
+            .find(|disk| disk.target == target)
+    }
+}
+
+/// A manifest that could not be read.
+#[derive(Debug)]
+pub struct UnreadableSnapshot {
+    /// Its name.
+    pub id: SnapshotId,
+    /// Why not.
+    pub error: RepositoryError,
+}
+
+/// All snapshots, by time.
+#[derive(Debug, Default)]
+pub struct SnapshotList {
+    /// Those that can be read, forgotten ones included, oldest first.
+    pub snapshots: Vec<Snapshot>,
+    /// Those that cannot.
+    pub unreadable: Vec<UnreadableSnapshot>,
+}
+
+impl Repository {
+    /// Publishes a snapshot. Everything that it refers to must be durable.
+    ///
+    /// # Durability
+    ///
+    /// Durable on return: this is the commit point.
+    pub(crate) fn publish(
+        &self,
+        session: SessionId,
+        manifest: &Manifest,
+    ) -> Result<SnapshotId, RepositoryError> {
+        let placeholder = Name::Snapshot(SnapshotId::from_bytes([0; SnapshotId::LEN]));
+        let document = |source| RepositoryError::Document {
+            object: placeholder,
+            source,
+        };
+        let plain = manifest.encode().map_err(document)?;
+        let stored = self.keys().seal_document(FileKind::Manifest, plain);
+        let id = SnapshotId::from_bytes(*blake3::hash(&stored).as_bytes());
+        match self
+            .storage()
+            .put(session, &Name::Snapshot(id), &stored, Existing::Refuse)
+        {
+            // The name is the hash of the bytes: what is there is this very manifest.
+            Ok(()) | Err(StorageError::Exists(_)) => Ok(id),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads one manifest, checked against its name.
+    pub fn manifest(&self, id: SnapshotId) -> Result<Manifest, RepositoryError> {
+        let object = Name::Snapshot(id);
+        let stored = self.storage().read(&object, MANIFEST_LEN_MAX)?;
+        if blake3::hash(&stored) != *id.as_bytes() {
+            return Err(RepositoryError::NameMismatch { object });
+        }
+        self.keys()
+            .open_document(FileKind::Manifest, stored)
+            .and_then(|plain| Manifest::decode(&plain))
+            .map_err(|source| RepositoryError::Document { object, source })
+    }
+
+    /// Reads all manifests and notes. One that cannot be read hides none of the others.
+    pub fn snapshots(&self) -> Result<SnapshotList, RepositoryError> {
+        let states = self.states()?;
+        let mut list = SnapshotList::default();
+        for listed in self.storage().list(Area::Snapshots)? {
+            let Name::Snapshot(id) = listed.name else {
+                continue;
+            };
+            match self.manifest(id) {
+                Ok(manifest) => list.snapshots.push(Snapshot {
+                    id,
+                    manifest: Arc::new(manifest),
+                    state: states.get(&id).cloned().unwrap_or_default(),
+                }),
+                // A collection may have taken it between the listing and the reading.
+                Err(RepositoryError::Storage(StorageError::NotFound(_))) => {}
+                Err(error) => list.unreadable.push(UnreadableSnapshot { id, error }),
+            }
+        }
+        list.snapshots
+            .sort_by_key(|snapshot| (snapshot.manifest.time, snapshot.id));
+        Ok(list)
+    }
+
+    /// Fails unless a snapshot is there and not forgotten. Asked by a writer once its session is
+    /// open: a collection that takes what the snapshot needs has then seen the session, or we see
+    /// that the snapshot is forgotten.
+    pub(crate) fn check_live(&self, id: SnapshotId) -> Result<(), RepositoryError> {
+        self.check_present(&[id])?;
+        match self.states()?.get(&id) {
+            Some(state) if state.forgotten.is_some() => Err(RepositoryError::SnapshotGone(id)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails if one of the snapshots is not there any more.
+    pub(super) fn check_present(&self, ids: &[SnapshotId]) -> Result<(), RepositoryError> {
+        for &id in ids {
+            match self.storage().len(&Name::Snapshot(id)) {
+                Ok(_) => {}
+                Err(StorageError::NotFound(_)) => return Err(RepositoryError::SnapshotGone(id)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
