@@ -1,0 +1,87 @@
+//! What a backup is asked for, and what it answers.
+
+use std::collections::BTreeMap;
+
+use crate::format::manifest::{Manifest, SourceRecord};
+use crate::id::SnapshotId;
+use crate::progress::{Cancel, Progress};
+use crate::repository::{IntakeStats, Snapshot};
+use crate::source::Source;
+
+/// One disk to be backed up.
+pub struct DiskRequest {
+    /// The disk's name within the VM, such as `vda`.
+    pub target: String,
+    /// Its bytes.
+    pub source: Box<dyn Source>,
+    /// Whether the source reports what is unchanged since the parent, and the parent is proven.
+    pub changes_only: bool,
+    /// What the manifest says of the source.
+    pub record: SourceRecord,
+}
+
+/// A snapshot to be made.
+pub struct BackupRequest {
+    /// The VM's name.
+    pub vm: String,
+    /// Its disks.
+    pub disks: Vec<DiskRequest>,
+    /// The snapshot that sources with `changes_only` report changes against.
+    pub parent: Option<Snapshot>,
+    /// Whether earlier snapshots of the VM exist: decides what a disk that is read whole is called.
+    pub is_known_vm: bool,
+    /// Labels.
+    pub tags: BTreeMap<String, String>,
+    /// Documents kept with the snapshot, such as a domain's XML.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// How a backup runs.
+pub struct BackupOptions<'o> {
+    /// Threads that read, cut and compress; at least 1.
+    pub threads: usize,
+    /// Where counters go.
+    pub progress: &'o Progress,
+    /// Asked between regions.
+    pub cancel: &'o Cancel,
+}
+
+/// A snapshot that was published.
+#[derive(Debug)]
+pub struct BackupDone {
+    /// Its id.
+    pub snapshot: SnapshotId,
+    /// Its manifest, with what was read and stored for each disk.
+    pub manifest: Manifest,
+    /// The packs written.
+    pub stored: IntakeStats,
+    /// Disks that were read whole, though only their changes were asked for.
+    pub warnings: Vec<Warning>,
+}
+
+/// Why a disk was read whole, though only its changes were asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// The disk.
+    pub target: String,
+    /// What was in doubt.
+    pub doubt: Doubt,
+}
+
+/// What speaks against building on a parent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Doubt {
+    /// Packs that the parent needs are gone or unreadable.
+    #[error("the parent needs packs that are gone or cannot be read")]
+    ParentDamaged,
+    /// Bytes that were said to be unchanged are others than the parent's.
+    #[error(
+        "what the bitmap calls unchanged differs from the parent at disk offset {offset}: it does \
+         not count from that snapshot, or not on this disk"
+    )]
+    NotUnchanged {
+        /// Disk offset of the chunk that differs.
+        offset: u64,
+    },
+}

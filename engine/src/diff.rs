@@ -1,0 +1,25 @@
+//! Which bytes of a disk differ between two snapshots.
+
+use std::ops::Range;
+
+use crate::format::manifest::DiskRecord;
+use crate::recipe::{self, Recipe, RecipeError, Shape};
+use crate::repository::Contents;
+
+/// Returns the disk ranges in which two snapshots of a disk differ, to whole chunks, in disk order.
+/// Takes time in proportion to the difference. Where the sizes differ, the tail differs.
+pub fn diff(
+    contents: &Contents,
+    old: &DiskRecord,
+    new: &DiskRecord,
+) -> Result<Vec<Range<u64>>, RecipeError> {
+    let window_len = contents.repository().chunker().window_len();
+    let open = |disk: &DiskRecord| {
+        Ok(Recipe::new(
+            contents,
+            Shape::new(disk.size, window_len)?,
+            disk.recipe,
+        ))
+    };
+    recipe::diff(&open(old)?, &open(new)?)
+}

@@ -1,0 +1,197 @@
+//! A repository's objects in memory, where any bit of them can be changed, any byte be made
+//! unreadable, and every read is noted.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use cairn_engine::id::SessionId;
+use cairn_engine::storage::{
+    Area, Existing, Listed, Name, SeenSession, Session, SharedStorage, Storage, StorageError,
+    Upload,
+};
+
+const AREAS: [Area; 4] = [Area::Packs, Area::Snapshots, Area::Notes, Area::Keys];
+
+/// Objects as a storage that is only read; sessions are those of the storage behind.
+pub struct Objects {
+    behind: SharedStorage,
+    objects: Mutex<BTreeMap<Name, Vec<u8>>>,
+    broken: Mutex<Vec<(Name, Range<u64>, i32)>>,
+    reads: Mutex<Vec<(Name, u64)>>,
+}
+
+impl Objects {
+    /// Reads all objects into memory.
+    pub fn load(behind: SharedStorage) -> Arc<Self> {
+        let mut names = vec![Name::Config];
+        for area in AREAS {
+            let listed = behind.list(area).expect("the area can be listed");
+            names.extend(listed.into_iter().map(|listed| listed.name));
+        }
+        let read = |name: Name| {
+            let bytes = behind.read(&name, 1 << 30).expect("the object can be read");
+            (name, bytes)
+        };
+        let objects = Mutex::new(names.into_iter().map(read).collect());
+        Arc::new(Self {
+            behind,
+            objects,
+            broken: Mutex::default(),
+            reads: Mutex::default(),
+        })
+    }
+
+    /// Makes reads that touch a range of an object fail with a number of the system's.
+    pub fn break_range(&self, name: Name, range: Range<u64>, errno: i32) {
+        let mut broken = self.broken.lock().expect("no thread panicked");
+        broken.push((name, range, errno));
+    }
+
+    /// Makes everything readable again.
+    pub fn heal(&self) {
+        self.broken.lock().expect("no thread panicked").clear();
+    }
+
+    /// Returns the reads of ranges since it was asked last: of which object, and from where.
+    pub fn take_reads(&self) -> Vec<(Name, u64)> {
+        std::mem::take(&mut *self.reads.lock().expect("no thread panicked"))
+    }
+
+    fn note(&self, name: &Name, offset: u64, len: usize) -> Result<(), StorageError> {
+        let mut reads = self.reads.lock().expect("no thread panicked");
+        reads.push((*name, offset));
+        let end = offset + len as u64;
+        let broken = self.broken.lock().expect("no thread panicked");
+        let hit = broken
+            .iter()
+            .find(|(at, range, _)| at == name && range.start < end && offset < range.end);
+        hit.map_or(Ok(()), |(_, _, errno)| {
+            Err(StorageError::Io {
+                op: "read",
+                object: name.path(),
+                source: io::Error::from_raw_os_error(*errno),
+            })
+        })
+    }
+
+    /// Returns all objects.
+    pub fn all(&self) -> BTreeMap<Name, Vec<u8>> {
+        self.objects.lock().expect("no thread panicked").clone()
+    }
+
+    /// Flips bits of one byte of an object.
+    pub fn flip(&self, name: &Name, at: usize, mask: u8) {
+        let mut objects = self.objects.lock().expect("no thread panicked");
+        objects.get_mut(name).expect("the object is there")[at] ^= mask;
+    }
+
+    /// Replaces an object, or takes it away.
+    pub fn set(&self, name: Name, bytes: Option<Vec<u8>>) {
+        let mut objects = self.objects.lock().expect("no thread panicked");
+        match bytes {
+            Some(bytes) => drop(objects.insert(name, bytes)),
+            None => drop(objects.remove(&name)),
+        }
+    }
+
+    fn with<T>(
+        &self,
+        name: &Name,
+        see: impl FnOnce(&[u8]) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        let objects = self.objects.lock().expect("no thread panicked");
+        see(objects.get(name).ok_or(StorageError::NotFound(*name))?)
+    }
+}
+
+impl Storage for Objects {
+    fn location(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn read(&self, name: &Name, limit: u64) -> Result<Vec<u8>, StorageError> {
+        self.with(name, |bytes| {
+            let len = bytes.len() as u64;
+            match len > limit {
+                true => Err(StorageError::TooLong {
+                    name: *name,
+                    len,
+                    limit,
+                }),
+                false => Ok(bytes.to_vec()),
+            }
+        })
+    }
+
+    fn read_at(&self, name: &Name, offset: u64, buf: &mut [u8]) -> Result<(), StorageError> {
+        self.note(name, offset, buf.len())?;
+        self.with(name, |bytes| {
+            let start = usize::try_from(offset).unwrap_or(usize::MAX);
+            let end = start.saturating_add(buf.len());
+            let short = StorageError::ShortRead {
+                name: *name,
+                end: end as u64,
+            };
+            buf.copy_from_slice(bytes.get(start..end).ok_or(short)?);
+            Ok(())
+        })
+    }
+
+    fn len(&self, name: &Name) -> Result<u64, StorageError> {
+        self.with(name, |bytes| Ok(bytes.len() as u64))
+    }
+
+    fn list(&self, area: Area) -> Result<Vec<Listed>, StorageError> {
+        let belongs = |name: &Name| match name {
+            Name::Pack(_) => area == Area::Packs,
+            Name::Snapshot(_) => area == Area::Snapshots,
+            Name::Note(..) => area == Area::Notes,
+            Name::Key(_) => area == Area::Keys,
+            _ => false,
+        };
+        let objects = self.objects.lock().expect("no thread panicked");
+        let listed = objects.iter().filter(|(name, _)| belongs(name));
+        let listed = listed.map(|(name, bytes)| Listed {
+            name: *name,
+            len: bytes.len() as u64,
+        });
+        Ok(listed.collect())
+    }
+
+    fn put(
+        &self,
+        session: SessionId,
+        name: &Name,
+        bytes: &[u8],
+        existing: Existing,
+    ) -> Result<(), StorageError> {
+        self.behind.put(session, name, bytes, existing)
+    }
+
+    fn upload(&self, session: SessionId) -> Result<Box<dyn Upload>, StorageError> {
+        self.behind.upload(session)
+    }
+
+    fn settle(&self, _: &Name) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    fn delete(&self, name: &Name) -> Result<(), StorageError> {
+        self.set(*name, None);
+        Ok(())
+    }
+
+    fn open_session(&self, document: &[u8]) -> Result<Box<dyn Session>, StorageError> {
+        self.behind.open_session(document)
+    }
+
+    fn sessions(&self) -> Result<Vec<SeenSession>, StorageError> {
+        self.behind.sessions()
+    }
+
+    fn clear_dead_sessions(&self) -> Result<usize, StorageError> {
+        self.behind.clear_dead_sessions()
+    }
+}
