@@ -1,0 +1,298 @@
+//! What packs really hold: footers, and every frame's every byte where data is verified.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::report::{FaultKind, Findings, describe};
+use super::stream::Stream;
+use super::{VerifyError, VerifyOptions};
+use crate::compress::Decompressor;
+use crate::format::pack::{PackHeader, PackKind};
+use crate::id::{ContentId, PackId};
+use crate::index::PackPrefix;
+use crate::pack::{PackError, PackReader, read_footer};
+use crate::pool;
+use crate::progress::Progress;
+use crate::repository::{Contents, RepositoryError};
+use crate::storage::Name;
+
+/// Faults of one pack that are told; of the others the number is.
+const FAULTS_TOLD_MAX: usize = 3;
+
+/// What was found in one pack.
+#[derive(Default)]
+struct PackFindings {
+    /// It is not there.
+    is_gone: bool,
+    /// Nothing in it can be read, for this reason.
+    unreadable: Option<PackError>,
+    /// The first few of its faults, and the number of all.
+    told: Vec<String>,
+    faults: usize,
+    /// Contents that cannot be decoded or do not match their ids.
+    bad_contents: Vec<ContentId>,
+    is_read: bool,
+    /// Entries that the index knows nowhere.
+    unindexed: usize,
+    /// Entries that the index knows elsewhere in this pack.
+    misplaced: usize,
+    checked_bytes: u64,
+    checked_contents: u64,
+}
+
+impl PackFindings {
+    fn fault(&mut self, message: impl FnOnce() -> String) {
+        self.faults += 1;
+        if self.told.len() < FAULTS_TOLD_MAX {
+            self.told.push(message());
+        }
+    }
+}
+
+/// Checks packs: footers and index, and data for as many as asked.
+pub(super) fn check(
+    contents: &Contents,
+    packs: &[PackId],
+    options: &VerifyOptions<'_>,
+    findings: &mut Findings,
+) -> Result<(), VerifyError> {
+    let packs = packs.iter().map(|&pack| (pack, is_sampled(options)));
+    let packs: Vec<(PackId, bool)> = packs.collect();
+    let storage = contents.repository().storage();
+    for (pack, _) in packs.iter().filter(|(_, with_data)| *with_data) {
+        let len = storage.len(&Name::Pack(*pack)).unwrap_or(0);
+        Progress::add(&options.progress.total_bytes, len);
+    }
+    let found = Mutex::new(Vec::new());
+    pool::for_each(options.threads, "verify", packs.into_iter().map(Ok), || {
+        let mut checker = Checker::new(contents, options);
+        let found = &found;
+        move |(pack, with_data)| {
+            let result = checker.pack(pack, with_data)?;
+            found
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push((pack, result));
+            Ok::<(), VerifyError>(())
+        }
+    })?;
+    let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    found.sort_by_key(|(pack, _)| *pack);
+    add_index(contents, &found, findings);
+    for (pack, result) in found {
+        add(findings, pack, result);
+    }
+    Ok(())
+}
+
+fn is_sampled(options: &VerifyOptions<'_>) -> bool {
+    if options.metadata_only {
+        return false;
+    }
+    let mut random = [0; 4];
+    // Without random numbers everything is read, which errs on the side of care.
+    options.sample_percent >= 100.0
+        || getrandom::fill(&mut random).is_err()
+        || f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX) * 100.0
+            < options.sample_percent
+}
+
+/// Adds one fault for all that is wrong with the index.
+fn add_index(contents: &Contents, found: &[(PackId, PackFindings)], findings: &mut Findings) {
+    let lacks: usize = found.iter().map(|(_, pack)| pack.unindexed).sum();
+    let misplaced: usize = found.iter().map(|(_, pack)| pack.misplaced).sum();
+    if lacks + misplaced == 0 {
+        return;
+    }
+    let folder = contents.repository().index_folder().display();
+    let message = format!(
+        "it lacks {lacks} entries of packs, and {misplaced} are wrong; no data is hurt, \
+         and deleting {folder} heals it"
+    );
+    findings.add("index".to_owned(), FaultKind::Index, message);
+}
+
+fn add(findings: &mut Findings, pack: PackId, mut result: PackFindings) {
+    if result.is_gone {
+        // A collection may have taken it. Whether someone needed it shows in the recipes.
+        findings.gone_packs.insert(pack);
+        return;
+    }
+    findings.report.packs += 1;
+    findings.report.checked_bytes += result.checked_bytes;
+    findings.report.checked_contents += result.checked_contents;
+    if let Some(error) = result.unreadable {
+        findings.pack(pack, FaultKind::Pack, &describe(&error));
+        findings.bad_packs.insert(pack);
+        return;
+    }
+    if result.is_read {
+        findings.read_packs.insert(pack);
+    }
+    if result.faults > 0 {
+        let untold = result.faults - result.told.len();
+        if untold > 0 {
+            result.told.push(format!("and {untold} more"));
+        }
+        findings.pack(pack, FaultKind::Content, &result.told.join("; "));
+    }
+    let bad = result.bad_contents.into_iter().map(|id| (id, pack));
+    findings.bad_copies.extend(bad);
+}
+
+/// One thread's tools.
+struct Checker<'v> {
+    contents: &'v Contents,
+    options: &'v VerifyOptions<'v>,
+    decompressor: Decompressor,
+    stored: Vec<u8>,
+    plain: Vec<u8>,
+}
+
+impl<'v> Checker<'v> {
+    fn new(contents: &'v Contents, options: &'v VerifyOptions<'v>) -> Self {
+        let (stored, plain) = (Vec::new(), Vec::new());
+        Self {
+            contents,
+            options,
+            decompressor: Decompressor::new(),
+            stored,
+            plain,
+        }
+    }
+
+    fn pack(&mut self, pack: PackId, with_data: bool) -> Result<PackFindings, VerifyError> {
+        if self.options.cancel.is_cancelled() {
+            return Err(VerifyError::Cancelled);
+        }
+        let repository = self.contents.repository();
+        let mut found = PackFindings::default();
+        match read_footer(repository.storage(), repository.keys(), pack) {
+            Ok(reader) => {
+                self.index(&reader, &mut found)?;
+                if with_data {
+                    self.data(&reader, &mut found)?;
+                }
+            }
+            Err(error) if error.is_gone() => found.is_gone = true,
+            Err(error) if error.is_shortage() => return Err(RepositoryError::from(error).into()),
+            // A pack that says of itself that it is newer is believed if its name is right.
+            Err(error) if error.is_unsupported() && self.is_named_right(pack) => {
+                return Err(RepositoryError::from(error).into());
+            }
+            Err(error) => found.unreadable = Some(error),
+        }
+        Ok(found)
+    }
+
+    /// Compares what the index says with the footer: past whatever else answers look-ups.
+    fn index(&self, reader: &PackReader, found: &mut PackFindings) -> Result<(), VerifyError> {
+        let (index, prefix) = (self.contents.index(), PackPrefix::of(reader.id()));
+        if index.pack(prefix) != Some(reader.id()) {
+            // The index leaves packs out that it cannot tell apart.
+            return Ok(());
+        }
+        let entries = &reader.footer().entries;
+        let ids: Vec<ContentId> = entries.iter().map(|entry| entry.id).collect();
+        let places = index.find(&ids).map_err(RepositoryError::from)?;
+        for (id, place) in ids.iter().zip(places) {
+            match place {
+                None => found.unindexed += 1,
+                Some(place) if place.pack != prefix => {}
+                Some(place) => {
+                    let at = reader.slot_range(&place, *id);
+                    if at.is_none_or(|at| at.len() != place.len as usize) {
+                        found.misplaced += 1;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a pack from end to end: hashes the file, decodes the frames, hashes the contents.
+    fn data(&mut self, reader: &PackReader, found: &mut PackFindings) -> Result<(), VerifyError> {
+        let storage = self.contents.repository().storage();
+        let mut stream = Stream::new(storage, reader.id(), self.options.progress);
+        let header = stream.read(&mut self.stored, PackHeader::LEN as u64);
+        note(found, header)?;
+        for (frame, entry) in reader.footer().frames.iter().enumerate() {
+            if self.options.cancel.is_cancelled() {
+                return Err(VerifyError::Cancelled);
+            }
+            let frame = u32::try_from(frame).expect("checked against PACK_FRAMES_MAX");
+            let end = entry.offset + u64::from(entry.stored_len);
+            let (stored, plain) = (&mut self.stored, &mut self.plain);
+            let decoded = stream
+                .read(stored, end)
+                .and_then(|()| reader.decode_frame(frame, stored, &mut self.decompressor, plain));
+            match note(found, decoded)? {
+                true => self.contents(reader, frame, found),
+                false => {
+                    let contents = reader.footer().frame_entries(entry).iter();
+                    found
+                        .bad_contents
+                        .extend(contents.map(|content| content.id));
+                }
+            }
+        }
+        // Footer and trailer; their own hash was checked when the footer was read.
+        let footer = stream.read(&mut self.stored, reader.stored_len());
+        note(found, footer)?;
+        found.checked_bytes = stream.read_bytes();
+        found.is_read = true;
+        if found.faults == 0 && !stream.has_name(reader.id()) {
+            found.fault(|| "its bytes do not have the hash that is its name".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Compares the contents of the frame that was decoded last with their ids.
+    fn contents(&self, reader: &PackReader, frame: u32, found: &mut PackFindings) {
+        let keys = self.contents.repository().keys();
+        let entry = reader.frame(frame).expect("it was decoded");
+        let mut rest = self.plain.as_slice();
+        for content in reader.footer().frame_entries(entry) {
+            let (bytes, tail) = rest.split_at(content.len as usize);
+            let id: ContentId = match reader.header().kind {
+                PackKind::Data => keys.chunk_id(bytes).into(),
+                PackKind::Nodes => keys.node_id(bytes).into(),
+            };
+            if id != content.id {
+                let (pack, content) = (reader.id(), content.id);
+                let damage = PackError::DamagedContent {
+                    pack,
+                    frame,
+                    content,
+                };
+                found.fault(|| describe(&damage));
+                found.bad_contents.push(content);
+            }
+            found.checked_contents += 1;
+            rest = tail;
+        }
+    }
+
+    /// Returns whether a pack's bytes can be read and have the hash that is its name.
+    fn is_named_right(&mut self, pack: PackId) -> bool {
+        let storage = self.contents.repository().storage();
+        let mut stream = Stream::new(storage, pack, self.options.progress);
+        let len = storage.len(&Name::Pack(pack));
+        len.is_ok_and(|len| stream.read_all(&mut self.stored, len).is_ok() && stream.has_name(pack))
+    }
+}
+
+/// Notes a failure to read or decode a part as a fault of the pack. Returns whether there was none.
+fn note(found: &mut PackFindings, result: Result<(), PackError>) -> Result<bool, VerifyError> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_shortage() => Err(RepositoryError::from(error).into()),
+        Err(error) if error.is_gone() => {
+            found.is_gone = true;
+            Ok(false)
+        }
+        Err(error) => {
+            found.fault(|| describe(&error));
+            Ok(false)
+        }
+    }
+}
