@@ -1,0 +1,122 @@
+//! A backup's peak memory does not grow with the disk.
+
+use std::ops::Range;
+
+use cairn_engine::backup::{BackupOptions, BackupRequest, DiskRequest, backup};
+use cairn_engine::extent::{Extent, ExtentStatus, push_extent};
+use cairn_engine::format::Unknown;
+use cairn_engine::format::manifest::SourceRecord;
+use cairn_engine::progress::{Cancel, Progress};
+use cairn_engine::source::{Source, SourceError};
+
+use crate::support::{TestRepository, child};
+
+/// One block in so many holds data.
+const DATA_EVERY: u64 = 12;
+const BLOCK_LEN: u64 = 65_536;
+const SMALL_LEN: u64 = 1 << 30;
+/// What may be more by chance: buffers of the allocator and of the index.
+const SLACK_KIB: u64 = 24 * 1024;
+/// What no backup may take.
+const PEAK_MAX_KIB: u64 = 300 * 1024;
+
+/// A disk whose bytes follow from their offsets: scattered blocks, all different.
+struct Computed {
+    size: u64,
+}
+
+impl Source for Computed {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn extents(&self, range: Range<u64>) -> Result<Vec<Extent>, SourceError> {
+        let mut extents = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let end = ((at / BLOCK_LEN + 1) * BLOCK_LEN).min(range.end);
+            let status = match (at / BLOCK_LEN).is_multiple_of(DATA_EVERY) {
+                true => ExtentStatus::Data,
+                false => ExtentStatus::Zero,
+            };
+            push_extent(&mut extents, at, end - at, status);
+            at = end;
+        }
+        Ok(extents)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), SourceError> {
+        for (number, part) in buf.chunks_mut(1024).enumerate() {
+            let at = offset / 1024 + number as u64;
+            let mut random = fastrand::Rng::with_seed(at);
+            // A quarter cannot be compressed, so that packs fill.
+            let (noise, rest) = part.split_at_mut(part.len() / 4);
+            random.fill(noise);
+            rest.fill(random.u8(..));
+        }
+        Ok(())
+    }
+
+    fn has_unchanged(&self) -> bool {
+        true
+    }
+}
+
+/// Not a test: a process that `peak_memory_does_not_grow_with_the_disk` starts.
+#[test]
+fn one_backup() {
+    let Some(told) = child::told() else { return };
+    let size = told
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .expect("the parent gives a size");
+    let repository = TestRepository::new();
+    let record = SourceRecord {
+        kind: "raw".to_owned(),
+        location: "computed".to_owned(),
+        bitmap: None,
+        unknown: Unknown::new(),
+    };
+    let disk = DiskRequest {
+        target: "vda".to_owned(),
+        source: Box::new(Computed { size }),
+        changes_only: false,
+        record,
+    };
+    let request = BackupRequest {
+        vm: "vm".to_owned(),
+        disks: vec![disk],
+        parent: None,
+        is_known_vm: false,
+        tags: Default::default(),
+        metadata: Default::default(),
+    };
+    let (progress, cancel) = (Progress::default(), Cancel::default());
+    let options = BackupOptions {
+        threads: 2,
+        progress: &progress,
+        cancel: &cancel,
+    };
+    let done = backup(&repository.open(), request, &options).expect("backs up");
+    assert!(done.manifest.disks[0].new_bytes > size / DATA_EVERY - BLOCK_LEN);
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
+    let peak = status.lines().find(|line| line.starts_with("VmHWM:"));
+    eprintln!("{}", peak.expect("Linux tells the peak"));
+}
+
+/// Returns the peak memory, in KiB, of a process that backs up a disk of this size.
+fn peak_kib(size: u64) -> u64 {
+    let started = child::start("memory_bound::one_backup", size.to_string().as_ref());
+    let text = child::finish(started);
+    let line = text.lines().find_map(|line| line.split("VmHWM:").nth(1));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    number.expect("the child prints its peak")
+}
+
+#[test]
+fn peak_memory_does_not_grow_with_the_disk() {
+    let (small, large) = (peak_kib(SMALL_LEN), peak_kib(10 * SMALL_LEN));
+    eprintln!("peak memory: {small} KiB, {large} KiB");
+    assert!(large <= small + SLACK_KIB, "{small} KiB became {large} KiB");
+    assert!(large <= PEAK_MAX_KIB, "{large} KiB");
+}
