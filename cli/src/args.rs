@@ -1,0 +1,100 @@
+//! What may be typed before and after every command.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{ArgAction, Parser};
+
+use crate::commands::Command;
+use crate::exit;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Yellow.on_default().bold())
+    .usage(AnsiColor::Yellow.on_default().bold())
+    .literal(AnsiColor::Green.on_default())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Back up virtual machines into a deduplicating repository
+///
+/// Disks are cut into chunks, and each chunk is stored once, whichever disk, day or machine it
+/// comes from. Every snapshot is complete in itself and can be restored alone.
+#[derive(Debug, Parser)]
+#[command(name = "cairn", version, styles = STYLES, after_help = exit::TABLE)]
+#[command(
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Options of every command")]
+pub struct Global {
+    /// Folder that holds the repository
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "REPO",
+        env = "CAIRN_REPOSITORY"
+    )]
+    pub repository: Option<OsString>,
+
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Show no progress and no remarks, only results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Say more about what is done
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Work with N threads [default: as many as there are processors]
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+
+    /// Read the passphrase of an encrypted repository from the first line of FILE
+    ///
+    /// Without it the environment variable CAIRN_PASSWORD is asked, then the terminal.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        for line in [
+            ["cairn", "-r", "/r", "--json", "completions", "bash"],
+            ["cairn", "completions", "bash", "-r", "/r", "--json"],
+        ] {
+            let cli = Cli::try_parse_from(line).expect("the line is valid");
+            assert_eq!(cli.global.repository, Some("/r".into()));
+            assert!(cli.global.json);
+        }
+        let refused = Cli::try_parse_from(["cairn", "-q", "-v", "completions", "bash"]);
+        assert!(refused.is_err());
+    }
+}

@@ -1,0 +1,66 @@
+//! `cairn forget`: drops named snapshots.
+
+use anyhow::Result;
+use cairn_engine::format::note::Fact;
+use cairn_engine::repository::Snapshot;
+
+use crate::context::Context;
+use crate::exit::{CliError, Outcome};
+use crate::output::forget::{ForgetReport, ForgottenSnapshot};
+use crate::session::{self, Snapshots};
+
+const EXAMPLES: &str = "\
+Examples:
+  cairn forget 3f2a9c --dry-run
+  cairn forget web1@2026-11-01 web1@2026-11-02
+
+The space is not given back yet: other snapshots may need the same chunks.";
+
+/// Forget snapshots
+///
+/// They are no longer listed, restored or used as parents.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ForgetArgs {
+    /// Snapshots to forget: ids or their first digits, VM@ID or VM@DATE
+    #[arg(required = true, value_name = "SNAPSHOT")]
+    pub snapshots: Vec<String>,
+
+    /// Only say which they are
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &ForgetArgs, context: &Context) -> Result<Outcome> {
+    let repository = session::open(context)?;
+    let snapshots = Snapshots::read(context, &repository)?;
+    // All are found before any is forgotten: a mistake in one forgets none.
+    let mut plan: Vec<&Snapshot> = Vec::new();
+    for text in &args.snapshots {
+        let snapshot = snapshots.find(text)?;
+        if snapshot.state.is_protected {
+            let text = format!("{} is protected", Snapshots::describe(snapshot));
+            return Err(CliError::Usage(text).into());
+        }
+        if plan.iter().all(|planned| planned.id != snapshot.id) {
+            plan.push(snapshot);
+        }
+    }
+    if !args.dry_run {
+        for snapshot in &plan {
+            repository.add_note(snapshot.id, Fact::Forgotten)?;
+        }
+    }
+    let forgotten = plan.into_iter().map(|snapshot| ForgottenSnapshot {
+        id: snapshot.id,
+        vm: snapshot.manifest.vm.clone(),
+        time: snapshot.manifest.time,
+    });
+    let report = ForgetReport {
+        dry_run: args.dry_run,
+        forgotten: forgotten.collect(),
+    };
+    context.print(&report)?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,145 @@
+//! `cairn init`: a new repository.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::Result as AnyResult;
+use cairn_engine::chunker::ChunkerSettings;
+use cairn_engine::compress::Compression;
+use cairn_engine::limits::{
+    CHUNK_AVG_DEFAULT, CHUNK_AVG_MAX, CHUNK_AVG_MIN, FRAME_LEN_DEFAULT, FRAME_LEN_RANGE,
+    PACK_LEN_DEFAULT,
+};
+use cairn_engine::repository::{InitOptions, Repository};
+use cairn_engine::storage::{Folder, SharedStorage};
+
+use crate::context::Context;
+use crate::exit::{CliError, Outcome};
+use crate::output::init::InitReport;
+use crate::output::size;
+use crate::session;
+
+const EXAMPLES: &str = "\
+Examples:
+  cairn init -r /backup/repository
+  cairn init -r /backup/repository --encrypt
+  cairn init -r /backup/repository --chunk-size 64KiB --compression zstd:3
+
+None of this can be changed later. Smaller chunks find more that is equal, and cost more memory and
+time: from about 10 TB of unique data on, 64KiB is the better size.";
+
+/// Make a new repository
+///
+/// The folder must not exist, or be empty.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct InitArgs {
+    /// Average size of chunks: a power of two from 4KiB to 1MiB
+    #[arg(long, value_name = "SIZE", default_value_t = ChunkSize(CHUNK_AVG_DEFAULT))]
+    pub chunk_size: ChunkSize,
+
+    /// Compression of what is stored: `zstd:LEVEL` with levels -5 to 19, or `none`
+    #[arg(long, value_name = "CODEC", default_value_t = Compression::Zstd { level: 1 })]
+    pub compression: Compression,
+
+    /// Plain size that frames are filled to: chunks are compressed and read by frames
+    #[arg(long, value_name = "SIZE", default_value_t = FrameSize(FRAME_LEN_DEFAULT))]
+    pub frame_size: FrameSize,
+
+    /// Seal everything that is stored under a key that a passphrase opens
+    #[arg(long)]
+    pub encrypt: bool,
+}
+
+/// An average chunk size that chunking accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkSize(pub u32);
+
+impl std::fmt::Display for ChunkSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&size::exact(u64::from(self.0)).replace(' ', ""))
+    }
+}
+
+impl FromStr for ChunkSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = || "a power of two from 4KiB to 1MiB is wanted".to_owned();
+        let bytes = u32::try_from(size::parse(text)?).map_err(|_| refused())?;
+        let accepted = (CHUNK_AVG_MIN..=CHUNK_AVG_MAX).contains(&bytes) && bytes.is_power_of_two();
+        accepted.then_some(Self(bytes)).ok_or_else(refused)
+    }
+}
+
+/// A length that frames can be filled to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameSize(pub u32);
+
+impl std::fmt::Display for FrameSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&size::exact(u64::from(self.0)).replace(' ', ""))
+    }
+}
+
+impl FromStr for FrameSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bytes = u32::try_from(size::parse(text)?).ok();
+        let accepted = bytes.filter(|bytes| FRAME_LEN_RANGE.contains(bytes));
+        accepted
+            .map(Self)
+            .ok_or_else(|| "a size from 16KiB to 1MiB is wanted".to_owned())
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &InitArgs, context: &Context) -> AnyResult<Outcome> {
+    let settings = InitOptions {
+        chunker: ChunkerSettings::new(args.chunk_size.0)?,
+        compression: args.compression,
+        frame_len: args.frame_size.0,
+        pack_len: PACK_LEN_DEFAULT,
+    };
+    if !args.encrypt && context.is_passphrase_given() {
+        let text = "a passphrase is given, but not --encrypt: nothing would be encrypted";
+        return Err(CliError::Usage(text.to_owned()).into());
+    }
+    let passphrase = match args.encrypt {
+        true => Some(session::passphrase(context.first_passphrase()?)),
+        false => None,
+    };
+    let storage: SharedStorage = Arc::new(Folder::create_at(&context.repository()?)?);
+    let options = session::open_options(context)?;
+    let repository = Repository::init(storage, &settings, passphrase.as_ref(), &options)?;
+    context.print(&InitReport {
+        repository_id: repository.config().repository_id,
+        location: repository.storage().location(),
+        chunk_size: u64::from(args.chunk_size.0),
+        compression: args.compression.to_string(),
+        encrypted: args.encrypt,
+    })?;
+    if args.encrypt {
+        context.remark("keep the passphrase safe: without it nothing can ever be restored");
+    }
+    Ok(Outcome::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunk_sizes_are_powers_of_two_within_bounds() {
+        assert_eq!("16KiB".parse(), Ok(ChunkSize(16 * 1024)));
+        assert_eq!("1MiB".parse(), Ok(ChunkSize(1024 * 1024)));
+        assert_eq!(
+            ChunkSize(16 * 1024).to_string().parse(),
+            Ok(ChunkSize(16 * 1024))
+        );
+        for text in ["2KiB", "2MiB", "20KiB", "0", "8GiB", "x"] {
+            assert!(text.parse::<ChunkSize>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The commands, one file each: what may be typed, and what is done about it.
+
+mod analyze;
+mod backup;
+mod completions;
+mod diff;
+mod forget;
+mod init;
+mod key;
+mod restore;
+mod show;
+mod snapshots;
+mod stats;
+mod verify;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::context::Context;
+use crate::exit::Outcome;
+
+/// How snapshots are named, for the help of commands that take them.
+const SNAPSHOT_HELP: &str = "\
+SNAPSHOT is an id or its first digits (4 or more), VM (its latest), VM@latest, VM@ID, or
+VM@2026-11-20T08:30 (its latest not after that; hour and minute may be left out).";
+
+/// Returns a command's examples with how snapshots are named.
+fn with_snapshots(examples: &str) -> String {
+    format!("{SNAPSHOT_HELP}\n\n{examples}")
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Init(init::InitArgs),
+    Backup(backup::BackupArgs),
+    Snapshots(snapshots::SnapshotsArgs),
+    Show(show::ShowArgs),
+    Restore(restore::RestoreArgs),
+    Verify(verify::VerifyArgs),
+    Diff(diff::DiffArgs),
+    Stats(stats::StatsArgs),
+    Forget(forget::ForgetArgs),
+    Key(key::KeyArgs),
+    Analyze(analyze::AnalyzeArgs),
+    Completions(completions::CompletionsArgs),
+}
+
+/// Runs a command.
+pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
+    match command {
+        Command::Init(args) => init::run(args, context),
+        Command::Backup(args) => backup::run(args, context),
+        Command::Snapshots(args) => snapshots::run(args, context),
+        Command::Show(args) => show::run(args, context),
+        Command::Restore(args) => restore::run(args, context),
+        Command::Verify(args) => verify::run(args, context),
+        Command::Diff(args) => diff::run(args, context),
+        Command::Stats(args) => stats::run(args, context),
+        Command::Forget(args) => forget::run(args, context),
+        Command::Key(args) => key::run(args, context),
+        Command::Analyze(args) => analyze::run(args, context),
+        Command::Completions(args) => completions::run(args, context),
+    }
+}

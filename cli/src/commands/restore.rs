@@ -1,0 +1,288 @@
+//! `cairn restore`: disks as they were.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use cairn_engine::format::manifest::DiskRecord;
+use cairn_engine::progress::Progress;
+use cairn_engine::repository::{Access, Contents, Snapshot};
+use cairn_engine::restore::{RestoreOptions, restore_disk};
+use cairn_engine::target::{self, Abandoned, TargetFormat, TargetOptions};
+use clap::ValueEnum;
+
+use crate::context::Context;
+use crate::exit::{CliError, Outcome};
+use crate::output::restore::{RestoreReport, RestoredDisk};
+use crate::session::{self, Snapshots};
+
+const EXAMPLES: &str = "\
+Examples:
+  cairn restore web1 --to /vm/restored/
+  cairn restore web1@2026-11-20 --disk vda --to /vm/web1.qcow2 --format qcow2
+  cairn restore 3f2a9c --disk vda --to /dev/vg0/web1 --force
+
+PATH is a file, a block device, or a folder, which gets every disk as TARGET.FORMAT. A path that
+ends in `/` is a folder that is made where needed. A file appears when it is complete. A block
+device is overwritten in place, and only with --force: until the command ends well it holds half a
+disk.";
+
+/// The snapshot's document, beside the disks that are restored to a folder.
+const MANIFEST_FILE: &str = "manifest.json";
+
+/// Restore the disks of a snapshot
+///
+/// Every byte is checked before it is written. What was a hole stays a hole.
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::with_snapshots(EXAMPLES))]
+pub struct RestoreArgs {
+    /// Snapshot to restore
+    pub snapshot: String,
+
+    /// Disk to restore [default: all of them]
+    #[arg(long, value_name = "TARGET")]
+    pub disk: Option<String>,
+
+    /// Where to restore to
+    #[arg(long, value_name = "PATH")]
+    pub to: PathBuf,
+
+    /// Format of the file [default: what its extension tells, else raw]
+    #[arg(long, value_enum)]
+    pub format: Option<ImageFormat>,
+
+    /// Overwrite what is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// A format to restore to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ImageFormat {
+    /// The disk's bytes, sparse
+    Raw,
+    /// QEMU's format
+    Qcow2,
+}
+
+impl RestoreArgs {
+    /// Returns the format to write.
+    pub fn image_format(&self) -> ImageFormat {
+        let extension = self.to.extension().and_then(|extension| extension.to_str());
+        self.format.unwrap_or(match extension {
+            Some("qcow2") => ImageFormat::Qcow2,
+            _ => ImageFormat::Raw,
+        })
+    }
+
+    /// Returns whether the path is that of a folder, there or still to be made.
+    pub fn is_folder(&self) -> bool {
+        self.to.as_os_str().as_encoded_bytes().ends_with(b"/") || self.to.is_dir()
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
+    let repository = session::open(context)?;
+    let snapshots = Snapshots::read(context, &repository)?;
+    let snapshot = snapshots.find(&args.snapshot)?;
+    let plan = args.plan(snapshot)?;
+    let access = Access::Read(vec![snapshot.id]);
+    let contents = session::contents(context, &repository, access, "restore")?;
+    if args.is_folder() {
+        std::fs::create_dir_all(&args.to)
+            .with_context(|| format!("cannot make folder {}", args.to.display()))?;
+        if !args.force && args.to.join(MANIFEST_FILE).exists() {
+            let text = format!(
+                "{} holds a restored snapshot already; --force overwrites it",
+                args.to.display()
+            );
+            return Err(CliError::Usage(text).into());
+        }
+    }
+    let cancel = context.cancel()?;
+    let progress = Arc::new(Progress::default());
+    let meter = context.meter("restore", &progress);
+    let options = RestoreOptions {
+        threads: context.threads().get(),
+        progress: &progress,
+        cancel: &cancel,
+    };
+    let mut report = RestoreReport {
+        snapshot: snapshot.id,
+        disks: Vec::new(),
+    };
+    for (disk, path) in plan {
+        let restored = args.restore(&contents, disk, &path, &options, context);
+        let restored = restored.with_context(|| format!("cannot restore disk {}", disk.target))?;
+        report.disks.push(restored);
+    }
+    drop(meter);
+    if args.is_folder() {
+        write_metadata(snapshot, &args.to, args.force)?;
+    }
+    context.print(&report)?;
+    Ok(Outcome::Done)
+}
+
+impl RestoreArgs {
+    /// Returns which disk goes where.
+    fn plan<'s>(&self, snapshot: &'s Snapshot) -> Result<Vec<(&'s DiskRecord, PathBuf)>> {
+        let wanted = |disk: &&DiskRecord| self.disk.as_ref().is_none_or(|t| *t == disk.target);
+        let disks: Vec<&DiskRecord> = snapshot.manifest.disks.iter().filter(wanted).collect();
+        let targets = || {
+            let targets: Vec<&str> = snapshot
+                .manifest
+                .disks
+                .iter()
+                .map(|disk| &*disk.target)
+                .collect();
+            targets.join(", ")
+        };
+        if disks.is_empty() {
+            let wanted = self.disk.as_deref().unwrap_or_default();
+            let text = format!("the snapshot has no disk `{wanted}`; it has: {}", targets());
+            return Err(CliError::Usage(text).into());
+        }
+        if self.is_folder() {
+            let extension = match self.image_format() {
+                ImageFormat::Raw => "raw",
+                ImageFormat::Qcow2 => "qcow2",
+            };
+            let path = |disk: &DiskRecord| self.to.join(format!("{}.{extension}", disk.target));
+            return Ok(disks.into_iter().map(|disk| (disk, path(disk))).collect());
+        }
+        match disks.as_slice() {
+            [disk] => Ok(vec![(*disk, self.to.clone())]),
+            _ => {
+                let text = format!(
+                    "name one with --disk, or restore to a folder: {}",
+                    targets()
+                );
+                Err(CliError::Usage(text).into())
+            }
+        }
+    }
+
+    fn restore(
+        &self,
+        contents: &Contents,
+        disk: &DiskRecord,
+        path: &Path,
+        options: &RestoreOptions<'_>,
+        context: &Context,
+    ) -> Result<RestoredDisk> {
+        let format = match self.image_format() {
+            ImageFormat::Raw => TargetFormat::Raw,
+            ImageFormat::Qcow2 => TargetFormat::Qcow2,
+        };
+        let target_options = TargetOptions {
+            format,
+            size: disk.size,
+            overwrite: self.force,
+        };
+        let target = target::create(path, &target_options)?;
+        let written = match restore_disk(contents, disk, &*target, options) {
+            Ok(written) => written,
+            Err(error) => {
+                if let Abandoned::IncompleteDevice(path) = target.abandon() {
+                    warn_incomplete(context, &path);
+                }
+                return Err(error.into());
+            }
+        };
+        let finished = target.finish().inspect_err(|_| {
+            if is_device(path) {
+                warn_incomplete(context, path);
+            }
+        })?;
+        Ok(RestoredDisk {
+            target: disk.target.clone(),
+            path: finished.path,
+            size: disk.size,
+            written_bytes: written,
+        })
+    }
+}
+
+fn is_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device())
+}
+
+fn warn_incomplete(context: &Context, device: &Path) {
+    context.warn(&format!(
+        "{} is INCOMPLETE: restore it again",
+        device.display()
+    ));
+}
+
+/// Writes what the manifest says of the VM beside its disks.
+fn write_metadata(snapshot: &Snapshot, folder: &Path, force: bool) -> Result<()> {
+    let mut files = BTreeMap::new();
+    let manifest = serde_json::to_string_pretty(&*snapshot.manifest)?;
+    files.insert(MANIFEST_FILE.to_owned(), manifest);
+    for (name, text) in &snapshot.manifest.metadata {
+        // A name that is no plain file name stays in the manifest alone.
+        if !name.is_empty()
+            && name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
+        {
+            files.insert(format!("{name}.txt"), text.clone());
+        }
+    }
+    for (name, text) in files {
+        let path = folder.join(name);
+        let mut options = std::fs::OpenOptions::new();
+        options
+            .write(true)
+            .create(true)
+            .create_new(!force)
+            .truncate(force);
+        let written = options
+            .open(&path)
+            .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
+        written.with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: RestoreArgs,
+    }
+
+    fn parse(line: &[&str]) -> RestoreArgs {
+        let line = ["restore", "web1", "--to"]
+            .into_iter()
+            .chain(line.iter().copied());
+        Line::try_parse_from(line).expect("the line is valid").args
+    }
+
+    #[test]
+    fn the_extension_tells_the_format_unless_it_is_given() {
+        assert_eq!(parse(&["a.qcow2"]).image_format(), ImageFormat::Qcow2);
+        assert_eq!(parse(&["a.img"]).image_format(), ImageFormat::Raw);
+        assert_eq!(
+            parse(&["a.qcow2", "--format", "raw"]).image_format(),
+            ImageFormat::Raw
+        );
+    }
+
+    #[test]
+    fn a_slash_at_the_end_makes_a_folder() {
+        assert!(parse(&["no/such/place/"]).is_folder());
+        assert!(parse(&["/"]).is_folder());
+        assert!(!parse(&["no/such/place"]).is_folder());
+    }
+}

@@ -1,0 +1,124 @@
+//! What every command has at hand: the global options, printing, progress and the way to stop.
+
+use std::io::{self, IsTerminal, Write};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::{Context as _, Result};
+use cairn_engine::progress::{Cancel, Progress};
+use zeroize::Zeroizing;
+
+use crate::args::Global;
+use crate::exit::CliError;
+use crate::output::Report;
+use crate::output::progress::Meter;
+use crate::{interrupt, password};
+
+/// The global options, ready for use.
+pub struct Context {
+    global: Global,
+}
+
+impl Context {
+    /// Takes the options in as they were typed.
+    pub fn new(global: Global) -> Self {
+        Self { global }
+    }
+
+    /// Returns the repository's folder.
+    pub fn repository(&self) -> Result<PathBuf> {
+        let place = self
+            .global
+            .repository
+            .as_ref()
+            .filter(|place| !place.is_empty());
+        let place = place.ok_or(CliError::NoRepositoryGiven)?;
+        if let Some((scheme, _)) = place.to_str().and_then(|place| place.split_once("://")) {
+            let text = format!("repositories at `{scheme}://` are not supported yet");
+            return Err(CliError::Usage(text).into());
+        }
+        Ok(PathBuf::from(place))
+    }
+
+    /// Returns whether the user gave a passphrase without being asked.
+    pub fn is_passphrase_given(&self) -> bool {
+        self.global.password_file.is_some() || password::is_in_environment()
+    }
+
+    /// Returns another passphrase for a repository that has one.
+    pub fn new_passphrase(&self, file: Option<&Path>) -> Result<Zeroizing<String>> {
+        password::another(file)
+    }
+
+    /// Returns the passphrase of a repository that there is.
+    pub fn passphrase(&self) -> Result<Zeroizing<String>> {
+        password::existing(self.global.password_file.as_deref())
+    }
+
+    /// Returns the passphrase of a repository that is being made.
+    pub fn first_passphrase(&self) -> Result<Zeroizing<String>> {
+        password::first(self.global.password_file.as_deref())
+    }
+
+    /// Returns how many threads may work.
+    pub fn threads(&self) -> NonZeroUsize {
+        let all = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        self.global.threads.unwrap_or_else(all)
+    }
+
+    /// Begins work that takes time: signals ask it to stop from now on.
+    pub fn cancel(&self) -> Result<Cancel> {
+        let cancel = Cancel::default();
+        interrupt::install(&cancel).context("cannot handle signals")?;
+        Ok(cancel)
+    }
+
+    /// Shows how far an operation is until the meter is dropped, if anyone is looking.
+    pub fn meter(&self, verb: &'static str, progress: &Arc<Progress>) -> Meter {
+        let shown = !self.global.quiet && io::stderr().is_terminal();
+        Meter::start(verb, Arc::clone(progress), shown)
+    }
+
+    /// Prints a command's result: as text, or as one JSON document.
+    pub fn print(&self, report: &impl Report) -> Result<()> {
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        let written = if self.global.json {
+            serde_json::to_writer_pretty(&mut out, report)
+                .map_err(io::Error::from)
+                .and_then(|()| writeln!(out))
+        } else {
+            report.write_text(&mut out)
+        };
+        closed_pipe_is_fine(written.and_then(|()| out.flush()))
+    }
+
+    /// Says something beside the result, unless it was asked not to.
+    pub fn remark(&self, text: &str) {
+        if !self.global.quiet {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Says something that must not be missed.
+    pub fn warn(&self, text: &str) {
+        eprintln!("warning: {text}");
+    }
+
+    /// Says something that only matters to whoever asked for more.
+    pub fn detail(&self, text: &str) {
+        if self.global.verbose > 0 {
+            eprintln!("{text}");
+        }
+    }
+}
+
+/// Whoever reads stdout may stop reading (`cairn snapshots | head -1`). The work is done by then,
+/// and its outcome stands.
+pub fn closed_pipe_is_fine(written: io::Result<()>) -> Result<()> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write to standard output"),
+    }
+}

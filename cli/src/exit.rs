@@ -1,0 +1,406 @@
+//! Exit codes, and what an error means to whoever called.
+
+use std::process::ExitCode;
+
+use anyhow::Error;
+use cairn_engine::analyze::AnalyzeError;
+use cairn_engine::backup::BackupError;
+use cairn_engine::format::FormatError;
+use cairn_engine::pack::PackError;
+use cairn_engine::recipe::RecipeError;
+use cairn_engine::repository::RepositoryError;
+use cairn_engine::repository::reference::{ParseRefError, ResolveError};
+use cairn_engine::restore::RestoreError;
+use cairn_engine::source::SourceError;
+use cairn_engine::stats::StatsError;
+use cairn_engine::storage::{Name, StorageError};
+use cairn_engine::target::TargetError;
+use cairn_engine::verify::VerifyError;
+
+/// The exit codes, for `--help`.
+pub const TABLE: &str = "\
+Exit codes:
+  0    done
+  1    failed; nothing was published
+  2    wrong usage
+  3    finished, with problems that were reported
+  10   there is no repository
+  11   locked by another process
+  12   the repository's format, or a feature it needs, is not supported
+  13   damage was found
+  14   wrong passphrase
+  130  interrupted";
+
+/// How a command ended. The numbers are the exit codes, and part of the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Outcome {
+    /// Everything was done.
+    Done = 0,
+    /// Nothing was published.
+    Failed = 1,
+    /// The command line asks for something that makes no sense.
+    Usage = 2,
+    /// Done, but something that was reported was not as it should be.
+    Problems = 3,
+    /// There is no repository at that place.
+    NoRepository = 10,
+    /// Another process is in the way.
+    Locked = 11,
+    /// A newer format, or a feature that this version does not have.
+    Unsupported = 12,
+    /// Stored bytes are not what was stored.
+    Damage = 13,
+    /// No key slot opens with this passphrase.
+    WrongPassword = 14,
+    /// Someone asked to stop.
+    Interrupted = 130,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        Self::from(outcome as u8)
+    }
+}
+
+/// What only the command line can get wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// An argument, or a combination of arguments, makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// A command that needs a repository was given none.
+    #[error("no repository is given")]
+    NoRepositoryGiven,
+    /// A passphrase is needed, and there is no way to ask for one.
+    #[error("a passphrase is needed, and there is no terminal to ask for it")]
+    NoPassphrase,
+    /// The two passphrases typed differ.
+    #[error("the two passphrases are not the same")]
+    PassphrasesDiffer,
+    /// An empty passphrase protects nothing.
+    #[error("the passphrase is empty")]
+    EmptyPassphrase,
+}
+
+/// Prints an error with its causes, and a hint where there is one, and returns the exit code.
+pub fn report(error: &Error) -> ExitCode {
+    let outcome = outcome_of(error);
+    eprintln!("cairn: {}", one_line(error));
+    if let Some(hint) = hint_for(error) {
+        eprintln!("hint: {hint}");
+    }
+    outcome.into()
+}
+
+/// Joins an error and its causes; a cause that only repeats what was said is left out.
+fn one_line(error: &Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if line.is_empty() {
+            line = text;
+        } else if !line.ends_with(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+    }
+    line
+}
+
+type Cause<'a> = &'a (dyn std::error::Error + 'static);
+
+/// Returns the errors from the outermost to the first cause. An engine's error that only passes
+/// another on does not name it as its source, so it is opened here.
+fn causes(error: &Error) -> impl Iterator<Item = Cause<'_>> {
+    error.chain().map(innermost)
+}
+
+fn innermost(mut cause: Cause<'_>) -> Cause<'_> {
+    while let Some(inner) = passed_on(cause) {
+        cause = inner;
+    }
+    cause
+}
+
+fn passed_on(cause: Cause<'_>) -> Option<Cause<'_>> {
+    let repository: Option<&RepositoryError> = match cause.downcast_ref() {
+        Some(BackupError::Repository(inner)) => Some(inner),
+        _ => match cause.downcast_ref() {
+            Some(RestoreError::Repository(inner)) => Some(inner),
+            Some(RestoreError::Target(inner)) => return Some(inner),
+            _ => match (cause.downcast_ref(), cause.downcast_ref()) {
+                (Some(VerifyError::Repository(inner)), _)
+                | (_, Some(StatsError::Repository(inner))) => Some(inner),
+                _ => None,
+            },
+        },
+    };
+    if let Some(inner) = repository {
+        return Some(inner);
+    }
+    match cause.downcast_ref() {
+        Some(RepositoryError::Storage(inner)) => return Some(inner),
+        Some(RepositoryError::Pack(inner)) => return Some(inner),
+        Some(RepositoryError::Index(inner)) => return Some(inner),
+        _ => {}
+    }
+    match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(PackError::Storage(inner)), _) => Some(inner),
+        (_, Some(AnalyzeError::Source(inner))) => Some(inner),
+        _ => None,
+    }
+}
+
+/// Returns the exit code of the first error in the chain that has one of its own.
+fn outcome_of(error: &Error) -> Outcome {
+    causes(error)
+        .find_map(outcome_of_cause)
+        .unwrap_or(Outcome::Failed)
+}
+
+fn outcome_of_cause(cause: Cause<'_>) -> Option<Outcome> {
+    if is_cancelled(cause) {
+        return Some(Outcome::Interrupted);
+    }
+    if cause.is::<CliError>() || cause.is::<ParseRefError>() {
+        return Some(Outcome::Usage);
+    }
+    if let Some(SourceError::Spec { .. }) = cause.downcast_ref() {
+        return Some(Outcome::Usage);
+    }
+    if cause.is::<SourceError>() {
+        // A source is not the repository: a fault of an image is a failed backup, not damage.
+        return Some(Outcome::Failed);
+    }
+    if let Some(BackupError::NoParent { .. } | BackupError::Manifest(_)) = cause.downcast_ref() {
+        return Some(Outcome::Usage);
+    }
+    if let Some(error) = cause.downcast_ref::<RecipeError>() {
+        return error.is_damage().then_some(Outcome::Damage);
+    }
+    if let Some(error) = cause.downcast_ref() {
+        return repository_outcome(error);
+    }
+    if let Some(error) = cause.downcast_ref::<PackError>() {
+        return error.is_damage().then_some(Outcome::Damage);
+    }
+    if let Some(error) = cause.downcast_ref() {
+        return storage_outcome(error);
+    }
+    cause.downcast_ref().map(format_outcome)
+}
+
+fn is_cancelled(cause: Cause<'_>) -> bool {
+    matches!(cause.downcast_ref(), Some(BackupError::Cancelled))
+        || matches!(cause.downcast_ref(), Some(RestoreError::Cancelled))
+        || matches!(cause.downcast_ref(), Some(VerifyError::Cancelled))
+        || matches!(cause.downcast_ref(), Some(AnalyzeError::Cancelled))
+}
+
+fn repository_outcome(error: &RepositoryError) -> Option<Outcome> {
+    match error {
+        RepositoryError::NoRepository { .. } => Some(Outcome::NoRepository),
+        RepositoryError::WrongPassphrase | RepositoryError::NotEncrypted => {
+            Some(Outcome::WrongPassword)
+        }
+        error if error.is_unsupported() => Some(Outcome::Unsupported),
+        error if error.is_damage() => Some(Outcome::Damage),
+        _ => None,
+    }
+}
+
+fn storage_outcome(error: &StorageError) -> Option<Outcome> {
+    Some(match error {
+        StorageError::NotFound(Name::Config) => Outcome::NoRepository,
+        StorageError::Locked { .. } => Outcome::Locked,
+        StorageError::Unsuitable { .. } => Outcome::Unsupported,
+        StorageError::ShortRead { .. } | StorageError::TooLong { .. } => Outcome::Damage,
+        _ => return None,
+    })
+}
+
+fn format_outcome(error: &FormatError) -> Outcome {
+    match error {
+        FormatError::UnsupportedVersion { .. } | FormatError::UnsupportedFeature { .. } => {
+            Outcome::Unsupported
+        }
+        _ => Outcome::Damage,
+    }
+}
+
+/// Returns what to do about an error, where that is known.
+fn hint_for(error: &Error) -> Option<String> {
+    causes(error).find_map(hint_for_cause)
+}
+
+fn hint_for_cause(cause: Cause<'_>) -> Option<String> {
+    if let Some(ResolveError::Ambiguous { candidates, .. }) = cause.downcast_ref() {
+        let ids = candidates.iter().take(8);
+        let ids: Vec<String> = ids.map(|id| id.to_hex()[..12].into()).collect();
+        let ids = ids.join(", ");
+        return Some(format!("give more digits of the one that is meant: {ids}"));
+    }
+    let hint = (cause.downcast_ref().and_then(usage_hint))
+        .or_else(|| cause.downcast_ref().and_then(repository_hint))
+        .or_else(|| cause.downcast_ref().and_then(storage_hint))
+        .or_else(|| cause.downcast_ref().and_then(source_hint))
+        .or_else(|| cause.downcast_ref().and_then(target_hint))
+        .or_else(|| {
+            let unknown = cause.is::<ResolveError>();
+            unknown.then_some("`cairn snapshots` lists what there is")
+        });
+    hint.map(str::to_owned)
+}
+
+fn usage_hint(error: &CliError) -> Option<&'static str> {
+    match error {
+        CliError::NoRepositoryGiven => Some("give -r REPO, or set CAIRN_REPOSITORY"),
+        CliError::NoPassphrase => Some("set CAIRN_PASSWORD, or give --password-file FILE"),
+        _ => None,
+    }
+}
+
+fn repository_hint(error: &RepositoryError) -> Option<&'static str> {
+    match error {
+        RepositoryError::NoRepository { .. } => Some("`cairn init` makes a repository there"),
+        RepositoryError::NotEncrypted => Some(
+            "do not trust it if you encrypted it; else leave CAIRN_PASSWORD and \
+             --password-file out",
+        ),
+        RepositoryError::ConfigForged
+        | RepositoryError::Document {
+            object: Name::Config,
+            source: FormatError::Malformed { .. } | FormatError::BadDocument { .. },
+        } => Some("restore `config` from a copy before you go on"),
+        error if error.is_unsupported() => Some("a newer cairn made it: use that one"),
+        error if error.is_damage() => {
+            Some("`cairn verify` names what is damaged, and whom it hurts")
+        }
+        _ => None,
+    }
+}
+
+fn storage_hint(error: &StorageError) -> Option<&'static str> {
+    match error {
+        StorageError::NotFound(Name::Config) => Some("`cairn init` makes a repository there"),
+        StorageError::Locked { .. } => Some("another cairn is at work there; try again later"),
+        StorageError::NoSpace { .. } => {
+            Some("make room and try again; what is stored already is used")
+        }
+        StorageError::NotEmpty { .. } => Some("a repository needs a folder of its own"),
+        _ => None,
+    }
+}
+
+fn source_hint(error: &SourceError) -> Option<&'static str> {
+    match error {
+        SourceError::NotAllowed {
+            role: "data file", ..
+        } => Some("add `,data-file=allow` to let the image name it"),
+        SourceError::NotAllowed { .. } => Some("add `,backing=allow` to let the image name it"),
+        SourceError::InUse { .. } => {
+            Some("shut the VM down first: backing up running VMs is not supported yet")
+        }
+        SourceError::Bitmap { .. } => {
+            Some("leave `,bitmap=` out to read everything; only what is new is stored all the same")
+        }
+        _ => None,
+    }
+}
+
+fn target_hint(error: &TargetError) -> Option<&'static str> {
+    match error {
+        TargetError::Exists { .. } | TargetError::WouldOverwriteDevice { .. } => {
+            Some("--force overwrites it")
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn outcome(error: impl std::error::Error + Send + Sync + 'static) -> Outcome {
+        outcome_of(&Error::new(error).context("while doing something"))
+    }
+
+    #[test]
+    fn errors_have_their_codes() {
+        let unsupported = FormatError::UnsupportedVersion {
+            what: "pack",
+            found: 2,
+            supported: 1,
+        };
+        assert_eq!(outcome(unsupported), Outcome::Unsupported);
+        assert_eq!(
+            outcome(FormatError::ChecksumMismatch { what: "footer" }),
+            Outcome::Damage
+        );
+        assert_eq!(
+            outcome(StorageError::NotFound(Name::Config)),
+            Outcome::NoRepository
+        );
+        assert_eq!(
+            outcome(StorageError::NotFound(Name::GcPlan)),
+            Outcome::Failed
+        );
+        assert_eq!(
+            outcome(StorageError::Locked { object: "l".into() }),
+            Outcome::Locked
+        );
+        assert_eq!(
+            outcome(RepositoryError::WrongPassphrase),
+            Outcome::WrongPassword
+        );
+        assert_eq!(outcome(CliError::Usage("x".into())), Outcome::Usage);
+        assert_eq!(outcome(BackupError::Cancelled), Outcome::Interrupted);
+        assert_eq!(outcome(io::Error::other("x")), Outcome::Failed);
+    }
+
+    #[test]
+    fn the_table_lists_every_code() {
+        for outcome in [
+            Outcome::Done,
+            Outcome::Failed,
+            Outcome::Usage,
+            Outcome::Problems,
+            Outcome::NoRepository,
+            Outcome::Locked,
+            Outcome::Unsupported,
+            Outcome::Damage,
+            Outcome::WrongPassword,
+            Outcome::Interrupted,
+        ] {
+            let code = format!("  {} ", outcome as u8);
+            assert!(TABLE.lines().any(|line| line.starts_with(&code)), "{code}");
+        }
+    }
+
+    #[test]
+    fn causes_follow_on_one_line() {
+        let source = io::Error::other("no such device");
+        let cause = StorageError::Io {
+            op: "read",
+            object: "config".into(),
+            source,
+        };
+        let error = Error::new(cause).context("cannot open the repository");
+        let line = "cannot open the repository: cannot read config: no such device";
+        assert_eq!(one_line(&error), line);
+    }
+
+    #[test]
+    fn hints_name_a_way_out() {
+        let error = Error::new(StorageError::NotFound(Name::Config));
+        assert!(hint_for(&error).is_some_and(|hint| hint.contains("cairn init")));
+        let error = Error::new(ResolveError::NoSuch {
+            reference: "x".into(),
+        });
+        assert!(hint_for(&error).is_some_and(|hint| hint.contains("cairn snapshots")));
+        assert_eq!(hint_for(&Error::new(io::Error::other("x"))), None);
+    }
+}

@@ -1,0 +1,26 @@
+//! What commands print: one report for each, as text and as JSON.
+
+pub mod plot;
+pub mod progress;
+pub mod size;
+pub mod table;
+pub mod time;
+
+pub mod analyze;
+pub mod backup;
+pub mod diff;
+pub mod forget;
+pub mod init;
+pub mod key;
+pub mod restore;
+pub mod snapshots;
+pub mod stats;
+pub mod verify;
+
+use std::io::{self, Write};
+
+/// A command's result. Its serialised form is the JSON document, whose fields are stable.
+pub trait Report: serde::Serialize {
+    /// Writes the result as people read it.
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()>;
+}

@@ -1,0 +1,187 @@
+//! What `snapshots` and `show` say.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use cairn_engine::format::manifest::DiskMode;
+use cairn_engine::id::{NodeId, SnapshotId};
+use cairn_engine::repository::Snapshot;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::backup::mode_word;
+use super::table::{Table, printable};
+use super::{Report, size, time};
+
+/// The snapshots of a repository, oldest first.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct SnapshotsReport(pub Vec<SnapshotReport>);
+
+/// One snapshot.
+#[derive(Debug, Clone, Serialize)]
+pub struct SnapshotReport {
+    /// The snapshot.
+    pub id: SnapshotId,
+    /// The VM.
+    pub vm: String,
+    /// The point in time that its disks show.
+    #[serde(serialize_with = "super::time::rfc3339")]
+    pub time: Timestamp,
+    /// The snapshot that it was computed against.
+    pub parent: Option<SnapshotId>,
+    /// Its disks.
+    pub disks: Vec<SnapshotDisk>,
+    /// What the user says about it.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// One disk of a snapshot. All lengths are bytes.
+#[derive(Debug, Clone, Serialize)]
+pub struct SnapshotDisk {
+    /// The disk's name in the VM.
+    pub target: String,
+    /// The disk's size.
+    pub size: u64,
+    /// What is not in holes.
+    pub data_bytes: u64,
+    /// Chunk references.
+    pub chunks: u64,
+    /// How it was read.
+    pub mode: DiskMode,
+    /// Where it was read from.
+    pub source: String,
+    /// What storing it took at the time.
+    pub stored_bytes: u64,
+    /// Root of its recipe.
+    pub recipe: NodeId,
+}
+
+/// Everything about one snapshot.
+#[derive(Debug, Serialize)]
+pub struct ShowReport {
+    /// What a listing says of it.
+    #[serde(flatten)]
+    pub snapshot: SnapshotReport,
+    /// The host that made it.
+    pub host: String,
+    /// The program that made it.
+    pub program: String,
+    /// What the source says about the VM.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl SnapshotReport {
+    /// Returns what a snapshot's manifest says.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let manifest = &snapshot.manifest;
+        let disks = manifest.disks.iter().map(|disk| SnapshotDisk {
+            target: disk.target.clone(),
+            size: disk.size,
+            data_bytes: disk.data_bytes,
+            chunks: disk.chunks,
+            mode: disk.mode,
+            source: disk.source.location.clone(),
+            stored_bytes: disk.stored_bytes,
+            recipe: disk.recipe,
+        });
+        Self {
+            id: snapshot.id,
+            vm: manifest.vm.clone(),
+            time: manifest.time,
+            parent: manifest.parent,
+            disks: disks.collect(),
+            tags: manifest.tags.clone(),
+        }
+    }
+}
+
+impl Report for SnapshotsReport {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut table = Table::new(&[
+            "ID", "TIME", "VM", "PARENT", "DISKS", ">SIZE", ">DATA", ">ADDED", "TAGS",
+        ]);
+        for snapshot in &self.0 {
+            let sum = |value: fn(&SnapshotDisk) -> u64| -> u64 {
+                snapshot
+                    .disks
+                    .iter()
+                    .map(value)
+                    .fold(0, u64::saturating_add)
+            };
+            let targets: Vec<&str> = snapshot.disks.iter().map(|disk| &*disk.target).collect();
+            table.row([
+                snapshot.id.short(),
+                time::local(snapshot.time),
+                snapshot.vm.clone(),
+                snapshot
+                    .parent
+                    .map_or("-".to_owned(), |parent| parent.short()),
+                targets.join(","),
+                size::human(sum(|disk| disk.size)),
+                size::human(sum(|disk| disk.data_bytes)),
+                size::human(sum(|disk| disk.stored_bytes)),
+                tags_line(&snapshot.tags),
+            ]);
+        }
+        table.write(out)
+    }
+}
+
+fn tags_line(tags: &BTreeMap<String, String>) -> String {
+    let tags: Vec<String> = tags
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    tags.join(" ")
+}
+
+impl Report for ShowReport {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let snapshot = &self.snapshot;
+        let mut line = |name: &str, value: String| writeln!(out, "{name:<9} {}", printable(value));
+        line("snapshot", snapshot.id.to_hex())?;
+        line("vm", snapshot.vm.clone())?;
+        line(
+            "time",
+            format!("{} ({})", time::local(snapshot.time), snapshot.time),
+        )?;
+        line(
+            "parent",
+            snapshot
+                .parent
+                .map_or("none".to_owned(), |parent| parent.to_hex()),
+        )?;
+        line("host", self.host.clone())?;
+        line("program", self.program.clone())?;
+        if !snapshot.tags.is_empty() {
+            line("tags", tags_line(&snapshot.tags))?;
+        }
+        for (name, text) in &self.metadata {
+            line(
+                name,
+                format!(
+                    "{} (printed whole by --json)",
+                    size::human(text.len() as u64)
+                ),
+            )?;
+        }
+        writeln!(out)?;
+        let mut table = Table::new(&[
+            "DISK", ">SIZE", ">DATA", ">CHUNKS", "MODE", ">ADDED", "RECIPE", "SOURCE",
+        ]);
+        for disk in &snapshot.disks {
+            table.row([
+                disk.target.clone(),
+                size::human(disk.size),
+                size::human(disk.data_bytes),
+                disk.chunks.to_string(),
+                mode_word(disk.mode).to_owned(),
+                size::human(disk.stored_bytes),
+                disk.recipe.short(),
+                disk.source.clone(),
+            ]);
+        }
+        table.write(out)
+    }
+}

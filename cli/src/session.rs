@@ -1,0 +1,149 @@
+//! A repository as the commands use it: opened, listed, and snapshots found by what was typed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use cairn_engine::crypto::Passphrase;
+use cairn_engine::repository::reference::{SnapshotRef, SnapshotSummary};
+use cairn_engine::repository::{
+    Access, Contents, OpenOptions, Repository, RepositoryError, Snapshot, SnapshotList,
+};
+use cairn_engine::storage::{Folder, Name, SharedStorage, StorageError};
+use jiff::tz::TimeZone;
+use zeroize::Zeroizing;
+
+use crate::context::Context;
+use crate::exit::CliError;
+use crate::output::time;
+
+/// Returns how repositories are opened here: where they are, and where their caches go.
+pub fn open_options(context: &Context) -> Result<OpenOptions> {
+    Ok(OpenOptions {
+        local: Some(context.repository()?),
+        cache: cache_folder()?,
+    })
+}
+
+/// Returns the user's cache folder, as the XDG base directory specification has it.
+fn cache_folder() -> Result<PathBuf> {
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let folder = absolute("XDG_CACHE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+        .ok_or_else(|| CliError::Usage("neither XDG_CACHE_HOME nor HOME is set".to_owned()))?;
+    Ok(folder.join("cairn"))
+}
+
+/// Hands a typed passphrase to the engine, which wipes it as we do.
+pub fn passphrase(mut typed: Zeroizing<String>) -> Passphrase {
+    Passphrase::new(std::mem::take(&mut *typed).into_bytes())
+}
+
+/// Opens the folder of a repository that there is.
+fn storage(context: &Context) -> Result<SharedStorage> {
+    let path = context.repository()?;
+    let folder = Folder::open_at(&path).map_err(|error| match error {
+        StorageError::NotFound(Name::Config) => RepositoryError::NoRepository {
+            location: path.display().to_string(),
+        },
+        error => error.into(),
+    })?;
+    Ok(Arc::new(folder))
+}
+
+/// Opens the repository; asks for its passphrase where it is encrypted.
+pub fn open(context: &Context) -> Result<Arc<Repository>> {
+    let options = open_options(context)?;
+    let storage = storage(context)?;
+    let given = context.is_passphrase_given();
+    Repository::open(storage, &options, given, || {
+        context.passphrase().map(passphrase)
+    })
+}
+
+/// Opens an encrypted repository, and returns the passphrase that did: it is asked for once, and
+/// wrapping the key anew needs it again.
+pub fn open_with_passphrase(context: &Context) -> Result<(Arc<Repository>, Passphrase)> {
+    let storage = storage(context)?;
+    let given = context.is_passphrase_given();
+    let mut kept = None;
+    let ask = || -> Result<Passphrase> {
+        let typed = context.passphrase()?;
+        kept = Some(passphrase(typed.clone()));
+        Ok(passphrase(typed))
+    };
+    let repository = Repository::open(storage, &open_options(context)?, given, ask)?;
+    let kept = kept.ok_or_else(|| {
+        CliError::Usage("the repository is not encrypted, and has no keys".to_owned())
+    })?;
+    Ok((repository, kept))
+}
+
+/// Opens what the repository's packs hold, and says what was unusual about it.
+pub fn contents(
+    context: &Context,
+    repository: &Arc<Repository>,
+    access: Access,
+    command: &str,
+) -> Result<Contents> {
+    let contents = Contents::open(repository, access, command)?;
+    let report = contents.index_report();
+    if report.rebuilt {
+        context.remark("the index was missing or damaged, and was rebuilt from the packs");
+    }
+    for (pack, error) in &report.unreadable {
+        context.remark(&format!("warning: pack {pack} cannot be read: {error}"));
+    }
+    Ok(contents)
+}
+
+/// The snapshots of a repository, and how to find one.
+pub struct Snapshots {
+    pub list: SnapshotList,
+}
+
+impl Snapshots {
+    /// Reads them all. Ones that cannot be read are said, and hide none of the others.
+    pub fn read(context: &Context, repository: &Repository) -> Result<Self> {
+        let list = repository.snapshots()?;
+        for unreadable in &list.unreadable {
+            let (id, error) = (unreadable.id.short(), &unreadable.error);
+            context.remark(&format!("warning: snapshot {id} cannot be read: {error}"));
+        }
+        if let Some(seen) = repository.remember(&list) {
+            let (id, vm, time) = (seen.id.short(), &seen.vm, time::local(seen.time));
+            context.warn(&format!(
+                "snapshot {id} of {vm}, {time}, was here before and is gone, though nobody forgot \
+                 it: was the repository set back, or a snapshot deleted?"
+            ));
+        }
+        Ok(Self { list })
+    }
+
+    /// Returns those that are not forgotten, oldest first.
+    pub fn live(&self) -> impl DoubleEndedIterator<Item = &Snapshot> {
+        self.list
+            .snapshots
+            .iter()
+            .filter(|snapshot| snapshot.state.forgotten.is_none())
+    }
+
+    /// Returns the one snapshot that a text names.
+    pub fn find(&self, text: &str) -> Result<&Snapshot> {
+        let reference = SnapshotRef::parse(text, &TimeZone::system())?;
+        let summaries: Vec<SnapshotSummary> = self.live().map(Snapshot::summary).collect();
+        let id = reference.resolve(&summaries)?;
+        let found = self.live().find(|snapshot| snapshot.id == id);
+        found.with_context(|| format!("snapshot {id} is not listed any more"))
+    }
+
+    /// Returns one line about a snapshot, for remarks.
+    pub fn describe(snapshot: &Snapshot) -> String {
+        let (id, vm) = (snapshot.id.short(), &snapshot.manifest.vm);
+        format!("{id} of {vm}, {}", time::local(snapshot.manifest.time))
+    }
+}
