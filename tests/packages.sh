@@ -24,6 +24,8 @@ command qemu-io qemu-utils
 command mke2fs e2fsprogs
 command debugfs e2fsprogs
 command sfdisk fdisk
+command losetup mount
+command mkfifo coreutils
 file /etc/ssl/certs/ca-certificates.crt ca-certificates
 LIST
 }
