@@ -59,7 +59,7 @@ fn refused(world: &World, name: &str) {
     let begun = Instant::now();
     let ran = world.run(["backup", "web1", "--disk", "vda=bad.qcow2,backing=allow"]);
     assert!(
-        begun.elapsed() < Duration::from_secs(2),
+        begun.elapsed() < Duration::from_secs(30),
         "{name}: {:?}",
         begun.elapsed()
     );

@@ -63,7 +63,7 @@ fn no_changed_byte_makes_a_panic() {
             let begun = Instant::now();
             let _read = read_all(bytes, random.choice(&options).expect("there are some"));
             assert!(
-                begun.elapsed() < Duration::from_secs(1),
+                begun.elapsed() < Duration::from_secs(30),
                 "{kind}: change {n}"
             );
         }

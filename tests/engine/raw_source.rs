@@ -39,7 +39,7 @@ fn holes_are_zeros_and_not_read() {
     let begun = Instant::now();
     let source = open(&path);
     let extents = source.extents(0..1 << 40).expect("extents can be listed");
-    assert!(begun.elapsed().as_millis() < 500);
+    assert!(begun.elapsed().as_secs() < 30);
     let data: Vec<&Extent> = extents
         .iter()
         .filter(|extent| extent.status == ExtentStatus::Data)
