@@ -41,7 +41,6 @@ pub enum Access {
 /// The packs of a repository as one session sees them, with the index and the caches over them.
 pub struct Contents {
     repository: Arc<Repository>,
-    session: Box<dyn Session>,
     is_writer: bool,
     /// Listed at opening, and again where something was not to be found.
     packs: RwLock<Arc<[PackId]>>,
@@ -52,6 +51,8 @@ pub struct Contents {
     nodes: Cache<NodeId, Arc<Node>>,
     hot: HotPacks,
     empty_leaf: NodeId,
+    /// Dropped last: the index keeps private files in the session's folder.
+    session: Box<dyn Session>,
 }
 
 impl Contents {
