@@ -7,18 +7,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use cairn_engine::backup::{BackupError, BackupOptions, BackupRequest, DiskRequest, backup};
+use cairn_engine::backup::BackupError;
 use cairn_engine::extent::Extent;
-use cairn_engine::format::Unknown;
-use cairn_engine::format::manifest::SourceRecord;
 use cairn_engine::format::pack::PackKind;
-use cairn_engine::progress::{Cancel, Progress};
+use cairn_engine::progress::Cancel;
 use cairn_engine::repository::{Access, Contents};
 use cairn_engine::source::{Source, SourceError};
 
 use crate::support::memory::{restore_fresh, verify_fresh};
 use crate::support::sim::{chain, small_settings};
-use crate::support::{MemorySource, TestRepository, assert_clean, random_disk, seed, snapshot};
+use crate::support::{
+    MemorySource, TestRepository, assert_clean, backup_source, random_disk, seed, snapshot,
+};
 
 /// A disk that asks to stop once it was read so many times.
 struct Stopping {
@@ -60,33 +60,7 @@ fn run(
         reads_left: AtomicUsize::new(reads),
         cancel: cancel.clone(),
     };
-    let record = SourceRecord {
-        kind: "raw".to_owned(),
-        location: "memory".to_owned(),
-        bitmap: None,
-        unknown: Unknown::new(),
-    };
-    let disk = DiskRequest {
-        target: "vda".to_owned(),
-        source: Box::new(source),
-        changes_only: false,
-        record,
-    };
-    let request = BackupRequest {
-        vm: "vm".to_owned(),
-        disks: vec![disk],
-        parent: None,
-        is_known_vm: false,
-        tags: Default::default(),
-        metadata: Default::default(),
-    };
-    let progress = Progress::default();
-    let options = BackupOptions {
-        threads: 2,
-        progress: &progress,
-        cancel,
-    };
-    backup(&repository.open(), request, &options).map(drop)
+    backup_source(&repository.open(), Box::new(source), false, None, cancel).map(drop)
 }
 
 /// Returns the plain bytes of all chunks that packs hold.

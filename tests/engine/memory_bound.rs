@@ -2,14 +2,11 @@
 
 use std::ops::Range;
 
-use cairn_engine::backup::{BackupOptions, BackupRequest, DiskRequest, backup};
 use cairn_engine::extent::{Extent, ExtentStatus, push_extent};
-use cairn_engine::format::Unknown;
-use cairn_engine::format::manifest::SourceRecord;
-use cairn_engine::progress::{Cancel, Progress};
+use cairn_engine::progress::Cancel;
 use cairn_engine::source::{Source, SourceError};
 
-use crate::support::{TestRepository, child};
+use crate::support::{TestRepository, backup_source, child};
 
 /// One block in so many holds data.
 const DATA_EVERY: u64 = 12;
@@ -71,33 +68,9 @@ fn one_backup() {
         .and_then(|text| text.parse().ok())
         .expect("the parent gives a size");
     let repository = TestRepository::new();
-    let record = SourceRecord {
-        kind: "raw".to_owned(),
-        location: "computed".to_owned(),
-        bitmap: None,
-        unknown: Unknown::new(),
-    };
-    let disk = DiskRequest {
-        target: "vda".to_owned(),
-        source: Box::new(Computed { size }),
-        changes_only: false,
-        record,
-    };
-    let request = BackupRequest {
-        vm: "vm".to_owned(),
-        disks: vec![disk],
-        parent: None,
-        is_known_vm: false,
-        tags: Default::default(),
-        metadata: Default::default(),
-    };
-    let (progress, cancel) = (Progress::default(), Cancel::default());
-    let options = BackupOptions {
-        threads: 2,
-        progress: &progress,
-        cancel: &cancel,
-    };
-    let done = backup(&repository.open(), request, &options).expect("backs up");
+    let source = Box::new(Computed { size });
+    let done = backup_source(&repository.open(), source, false, None, &Cancel::default());
+    let done = done.expect("backs up");
     assert!(done.manifest.disks[0].new_bytes > size / DATA_EVERY - BLOCK_LEN);
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
     let peak = status.lines().find(|line| line.starts_with("VmHWM:"));

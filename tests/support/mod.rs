@@ -245,6 +245,18 @@ pub fn backup_against(
     parent: Option<Snapshot>,
     cancel: &Cancel,
 ) -> Result<BackupDone, BackupError> {
+    let changes_only = source.dirty.is_some();
+    backup_source(repository, Box::new(source), changes_only, parent, cancel)
+}
+
+/// Backs any source up as `vda` of `vm`.
+pub fn backup_source(
+    repository: &Arc<Repository>,
+    source: Box<dyn Source>,
+    changes_only: bool,
+    parent: Option<Snapshot>,
+    cancel: &Cancel,
+) -> Result<BackupDone, BackupError> {
     let record = SourceRecord {
         kind: "raw".to_owned(),
         location: "memory".to_owned(),
@@ -255,8 +267,8 @@ pub fn backup_against(
         vm: "vm".to_owned(),
         disks: vec![DiskRequest {
             target: "vda".to_owned(),
-            changes_only: source.dirty.is_some(),
-            source: Box::new(source),
+            source,
+            changes_only,
             record,
         }],
         parent,
