@@ -25,6 +25,23 @@ command mke2fs e2fsprogs
 command debugfs e2fsprogs
 command sfdisk fdisk
 command losetup mount
+command blkid util-linux
+command setpriv util-linux
+command nbdkit nbdkit
+command nbdinfo libnbd-bin
+command nbdcopy libnbd-bin
+command nbdsh python3-libnbd
+command mkfs.xfs xfsprogs
+command mkfs.btrfs btrfs-progs
+command mkfs.fat dosfstools
+command mkntfs ntfs-3g
+command lvm lvm2
+command setfattr attr
+command setfacl acl
+command setcap libcap2-bin
+command mcopy mtools
+file /usr/bin/python3 python3
+file /bin/kill procps
 command mkfifo coreutils
 file /etc/ssl/certs/ca-certificates.crt ca-certificates
 LIST
@@ -33,7 +50,7 @@ LIST
 install_packages() {
     # cargo may be there without being in the path of a shell that nobody logged in to.
     command -v cargo >/dev/null 2>&1 || PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
-    # mke2fs, debugfs and sfdisk stand where only root's path looks.
+    # mke2fs, debugfs, sfdisk and others stand where only root's path looks.
     PATH=$PATH:/usr/sbin:/sbin
     export PATH
     if ! command -v cargo >/dev/null 2>&1; then
