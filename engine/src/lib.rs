@@ -22,8 +22,11 @@ pub mod pack;
 pub mod recipe;
 pub mod repository;
 
+pub mod nbd;
 pub mod source;
 pub mod target;
+
+
 
 pub mod analyze;
 pub mod backup;
