@@ -201,7 +201,7 @@ fn mistakes_are_named_and_publish_nothing() {
         (&["vda=a.raw,frmat=raw"], 2, "`frmat`"),
         (&["vda=a.raw,bitmap=b0"], 2, "--parent"),
         (&["vda=a.raw,delta"], 2, "--parent"),
-        (&["vda=nbd://host/disk"], 2, "NBD"),
+        (&["vda=nbd+vsock://host/disk"], 2, "NBD"),
         (&["vda=a.raw,snapshot=s"], 2, "needs format=qcow2"),
         (&["vda=nothing-says-what"], 1, "format=raw or format=qcow2"),
         (&["vda=absent.raw"], 1, "absent.raw"),

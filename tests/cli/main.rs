@@ -16,6 +16,7 @@ mod interruption;
 mod key;
 mod malformed;
 mod many_processes;
+mod nbd_backup;
 mod restore;
 mod snapshots;
 mod stats;

@@ -9,6 +9,7 @@ use cairn_engine::analyze::{AnalyzeOptions, analyze};
 use cairn_engine::chunker::ChunkerSettings;
 use cairn_engine::compress::Compression;
 use cairn_engine::limits::FRAME_LEN_DEFAULT;
+use cairn_engine::nbd::client::ClientOptions;
 use cairn_engine::progress::Progress;
 use cairn_engine::source::{self, SourceSpec};
 
@@ -56,15 +57,19 @@ impl AnalyzeArgs {
 
 /// Runs the command.
 pub fn run(args: &AnalyzeArgs, context: &Context) -> Result<Outcome> {
+    let cancel = context.cancel()?;
     let mut sources = Vec::with_capacity(args.images.len());
+    let waiting = ClientOptions {
+        cancel: cancel.clone(),
+        ..ClientOptions::default()
+    };
     for image in &args.images {
-        sources.push(source::open(&SourceSpec::parse(image)?)?);
+        sources.push(source::open_with(&SourceSpec::parse(image)?, &waiting)?);
     }
     let mut sizes = Vec::new();
     for size in args.sizes() {
         sizes.push(ChunkerSettings::new(size)?);
     }
-    let cancel = context.cancel()?;
     let progress = Arc::new(Progress::default());
     let meter = context.meter("analyze", &progress);
     let options = AnalyzeOptions {

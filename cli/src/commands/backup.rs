@@ -8,12 +8,15 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use cairn_engine::backup::{self as engine, BackupOptions, BackupRequest, DiskRequest, Warning};
+use cairn_engine::backup::{
+    self as engine, BackupOptions, BackupRequest, DiskRequest, Doubt, Warning,
+};
 use cairn_engine::format::Unknown;
 use cairn_engine::format::manifest::{SourceRecord, check_name};
-use cairn_engine::progress::Progress;
+use cairn_engine::nbd::client::ClientOptions;
+use cairn_engine::progress::{Cancel, Progress};
 use cairn_engine::repository::Snapshot;
-use cairn_engine::source::{self, SourceError, SourceSpec};
+use cairn_engine::source::{self, Location, SourceError, SourceSpec};
 
 use crate::context::Context;
 use crate::exit::CliError;
@@ -23,7 +26,7 @@ use crate::output::size;
 use crate::session::{self, Snapshots};
 
 const EXAMPLES: &str = "\
-SOURCE is a path, with options after commas:
+SOURCE is a path or an NBD URI, with options after commas:
   format=raw|qcow2    the image's format, where its extension does not tell
   bitmap=NAME         read only what this dirty bitmap of a qcow2 says has changed
   delta               what a qcow2 has not allocated is unchanged from the parent
@@ -32,12 +35,16 @@ SOURCE is a path, with options after commas:
   backing-format=raw|qcow2
                       its format, where the qcow2 does not tell
   data-file=allow     follow the external data file that a qcow2 names
-A comma that belongs to a path or name is written twice.
+  bitmap=CONTEXT      of an NBD server: read only what this dirty bitmap, such as
+                      qemu:dirty-bitmap:NAME, says has changed
+A comma that belongs to a path or name is written twice. NBD URIs are nbd://HOST[:PORT]/EXPORT and
+nbd+unix:///EXPORT?socket=PATH; over TLS nbds and nbds+unix, with tls-certificates=DIR after ? or &.
 
 Examples:
   cairn backup web1 --disk vda=/vm/web1.qcow2
   cairn backup web1 --disk vda=/vm/web1.raw --disk vdb=/dev/vg0/web1-data --tag job=nightly
   cairn backup web1 --disk vda=/vm/web1.qcow2,bitmap=b0 --parent web1@latest
+  cairn backup web1 --disk 'vda=nbd+unix:///vda?socket=/run/web1.nbd'
   cairn backup web1 --disk vda=/vm/increment.4,format=qcow2,delta --parent web1@latest
 
 A bitmap counts from the moment it was added or cleared: that must be when the parent was taken,
@@ -96,12 +103,6 @@ fn parse_disk(text: &OsStr) -> Result<DiskArg, CliError> {
         source.ok_or_else(|| refused("TARGET=SOURCE is wanted, such as vda=/vm/a.qcow2"))?;
     if target.contains(['/', ',', ':', '@']) {
         return Err(refused("the name of a disk is one like `vda`, not a path"));
-    }
-    if ["nbd://", "nbd+unix://", "nbds://"]
-        .iter()
-        .any(|start| source.starts_with(start.as_bytes()))
-    {
-        return Err(refused("NBD sources are not supported yet"));
     }
     let source = OsString::from_vec(source.to_vec());
     Ok(DiskArg {
@@ -187,9 +188,10 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     let is_known_vm = snapshots
         .live()
         .any(|snapshot| snapshot.manifest.vm == args.vm);
+    let cancel = context.cancel()?;
     let mut disks = Vec::with_capacity(specs.len());
     for (target, spec) in specs {
-        disks.push(open_disk(context, target, spec, parent)?);
+        disks.push(open_disk(context, &cancel, target, spec, parent)?);
     }
     let request = BackupRequest {
         vm: args.vm.clone(),
@@ -199,7 +201,6 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
         tags,
         metadata: BTreeMap::new(),
     };
-    let cancel = context.cancel()?;
     let progress = Arc::new(Progress::default());
     let meter = context.meter("backup", &progress);
     let options = BackupOptions {
@@ -211,7 +212,11 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     drop(meter);
     let done = done?;
     for Warning { target, doubt } in &done.warnings {
-        context.warn(&format!("disk {target} was read whole: {doubt}"));
+        let said = match doubt {
+            Doubt::Untold { .. } => "",
+            _ => " was read whole",
+        };
+        context.warn(&format!("disk {target}{said}: {doubt}"));
     }
     if let Err(error) = &done.stored.index {
         context.remark(&format!(
@@ -283,6 +288,7 @@ impl BackupArgs {
 /// Opens one disk's source, and decides whether it is read by its changes.
 fn open_disk(
     context: &Context,
+    cancel: &Cancel,
     target: String,
     mut spec: SourceSpec,
     parent: Option<&Snapshot>,
@@ -294,21 +300,33 @@ fn open_disk(
         ));
         spec.bitmap = None;
     }
-    let opened = match source::open(&spec) {
+    let waiting = ClientOptions {
+        cancel: cancel.clone(),
+        ..ClientOptions::default()
+    };
+    let opened = match source::open_with(&spec, &waiting) {
         Err(SourceError::Bitmap { name, fault, .. }) => {
             context.warn(&format!(
                 "disk {target}: bitmap `{name}` {fault}, so it is left aside and all is read"
             ));
             spec.bitmap = None;
-            source::open(&spec)
+            source::open_with(&spec, &waiting)
         }
         other => other,
     };
     let opened = opened.with_context(|| format!("cannot open disk {target}"))?;
-    let location = std::path::absolute(&spec.path).unwrap_or_else(|_| spec.path.clone());
+    let (kind, location) = match &spec.location {
+        Location::Nbd(uri) => ("nbd".to_owned(), uri.to_string()),
+        Location::File(path) => {
+            let format = source::format_of(&spec);
+            let kind = format.map_or_else(String::new, |format| format.to_string());
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            (kind, path.display().to_string())
+        }
+    };
     let record = SourceRecord {
-        kind: source::format_of(&spec).map_or_else(String::new, |format| format.to_string()),
-        location: location.display().to_string(),
+        kind,
+        location,
         bitmap: spec.bitmap.clone(),
         unknown: Unknown::new(),
     };
@@ -363,7 +381,7 @@ mod tests {
         assert_eq!(sources, ["/a=b.raw,format=raw", "b"]);
         assert_eq!(args.disks[1].target, "vdb");
         assert!(args.check_targets().is_ok());
-        for disk in ["vda", "=a", "vda=", "a/b=c", "vda=nbd://host/x"] {
+        for disk in ["vda", "=a", "vda=", "a/b=c"] {
             assert!(parse(&["web1", "--disk", disk]).is_err(), "{disk}");
         }
         assert!(parse(&["web1"]).is_err(), "a disk is needed");

@@ -59,7 +59,7 @@ impl Disk<'_> {
             let chunk = chunk.map_err(|error| self.recipe_error(error))?;
             if chunk.end() <= common && self.is_unchanged(&chunk)? {
                 bytes.resize(chunk.len as usize, 0);
-                self.read_source(chunk.offset, &mut bytes)?;
+                self.read_source(&mut [(chunk.offset, &mut bytes)])?;
                 if self.contents.repository().keys().chunk_id(&bytes) != chunk.id {
                     return Ok(Some(chunk.offset));
                 }

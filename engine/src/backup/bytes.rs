@@ -10,7 +10,7 @@ use memmap2::MmapMut;
 
 use super::BackupError;
 use super::disk::Disk;
-use crate::chunker::{BlockSet, ChunkRef, Geometry, RegionBytes, is_zero};
+use crate::chunker::{BlockSet, ChunkRef, Geometry, LOOK_AHEAD, RegionBytes, is_zero};
 use crate::extent::{Extent, ExtentStatus};
 use crate::limits::REGION_LEN;
 use crate::repository::Fetcher;
@@ -78,13 +78,28 @@ impl<'r> RegionReader<'r> {
             loaded,
             stats,
         };
-        let mut holes = BlockSet::default();
-        for run in dirty.runs() {
+        let mut wanted = Vec::new();
+        let mut last_end = reader.range.start;
+        let runs: Vec<_> = dirty.runs().collect();
+        for (number, run) in runs.iter().enumerate() {
             let bytes = Geometry::DISK.bytes(&reader.range, run.clone());
-            let has_data = reader.load_run(&bytes, extents)?;
+            reader.load_known(&bytes, extents, &mut wanted)?;
+            if reader.disk.source.has_unchanged() {
+                let next = runs.get(number + 1);
+                let next = next.map_or(reader.range.end, |run| {
+                    Geometry::DISK.bytes(&reader.range, run.clone()).start
+                });
+                reader.around(&bytes, last_end..next, &mut wanted);
+            }
+            last_end = bytes.end;
+        }
+        reader.read_source(wanted)?;
+        let mut holes = BlockSet::default();
+        for run in runs {
+            reader.mark_loaded(&Geometry::DISK.bytes(&reader.range, run.clone()));
             for block in run {
                 let at = Geometry::DISK.bytes(&reader.range, block..block + 1);
-                if !has_data || is_zero(reader.slice(&at)) {
+                if is_zero(reader.slice(&at)) {
                     holes.insert(block);
                 }
             }
@@ -92,9 +107,14 @@ impl<'r> RegionReader<'r> {
         Ok((reader, holes))
     }
 
-    /// Loads one run of dirty blocks by what its extents say; returns whether any of it was read.
-    fn load_run(&mut self, run: &Range<u64>, extents: &[Extent]) -> Result<bool, BackupError> {
-        let mut has_data = false;
+    /// Loads what the extents and the parent tell of one run of dirty blocks, and adds the rest to
+    /// what is wanted of the source.
+    fn load_known(
+        &mut self,
+        run: &Range<u64>,
+        extents: &[Extent],
+        wanted: &mut Vec<Range<u64>>,
+    ) -> Result<(), BackupError> {
         for extent in extents {
             let part = extent.offset.max(run.start)..extent.range().end.min(run.end);
             if part.is_empty() {
@@ -102,27 +122,76 @@ impl<'r> RegionReader<'r> {
             }
             match extent.status {
                 ExtentStatus::Zero => self.slice_mut(&part).fill(0),
-                ExtentStatus::Data => self.read_source(&part)?,
-                ExtentStatus::Unchanged => self.read_clean(&part)?,
+                ExtentStatus::Unchanged if !self.disk.source.has_unchanged() => {
+                    self.read_clean(&part)?;
+                }
+                ExtentStatus::Data | ExtentStatus::Unchanged => wanted.push(part),
             }
-            has_data |= extent.status != ExtentStatus::Zero;
         }
-        self.mark_loaded(run);
-        Ok(has_data)
+        Ok(())
     }
 
-    fn read_source(&mut self, part: &Range<u64>) -> Result<(), BackupError> {
-        let at = self.within(part);
-        let buf = &mut self.buffer.memory[at];
-        self.disk.read_source(part.start, buf)?;
-        self.stats.source_bytes += part.end - part.start;
+    /// Adds the clean bytes around a run of dirty blocks that the walk is sure to ask for: from the
+    /// start of the chunk that the run begins in or touches, to the end of the one it ends in.
+    /// `gap` is what lies between the runs next to it. A source that each request takes long to
+    /// reach then gives them with the dirty ones.
+    fn around(&self, run: &Range<u64>, gap: Range<u64>, wanted: &mut Vec<Range<u64>>) {
+        let before = self
+            .parent
+            .partition_point(|chunk| chunk.offset < run.start);
+        if let Some(chunk) = before.checked_sub(1).and_then(|at| self.parent.get(at))
+            && chunk.end() + LOOK_AHEAD > run.start
+        {
+            let start = chunk.offset / PAGE_LEN * PAGE_LEN;
+            wanted.push(start.max(gap.start)..run.start);
+        }
+        let after = self.parent.partition_point(|chunk| chunk.end() <= run.end);
+        if let Some(chunk) = self
+            .parent
+            .get(after)
+            .filter(|chunk| chunk.offset <= run.end)
+        {
+            let rest = match chunk.offset + 1 < run.end {
+                true => chunk.end(),
+                false => chunk.offset,
+            };
+            let end = (rest + LOOK_AHEAD).next_multiple_of(PAGE_LEN);
+            wanted.push(run.end..end.min(gap.end));
+        }
+    }
+
+    /// Reads ranges from the source, all at once; where they overlap, once.
+    fn read_source(&mut self, mut wanted: Vec<Range<u64>>) -> Result<(), BackupError> {
+        wanted.retain(|part| !part.is_empty());
+        wanted.sort_unstable_by_key(|part| part.start);
+        wanted.dedup_by(|next, part| {
+            let touches = next.start <= part.end;
+            if touches {
+                part.end = part.end.max(next.end);
+            }
+            touches
+        });
+        let mut parts = Vec::with_capacity(wanted.len());
+        let mut rest = &mut self.buffer.memory[..];
+        let mut at = self.range.start;
+        for part in &wanted {
+            let (_, from) = rest.split_at_mut(place(at, part).start);
+            let (buf, after) = from.split_at_mut(place(part.start, part).end);
+            parts.push((part.start, buf));
+            (rest, at) = (after, part.end);
+        }
+        self.disk.read_source(&mut parts)?;
+        for part in &wanted {
+            self.stats.source_bytes += part.end - part.start;
+            self.mark_loaded(part);
+        }
         Ok(())
     }
 
     /// Reads bytes that are as they were in the parent.
     fn read_clean(&mut self, part: &Range<u64>) -> Result<(), BackupError> {
         if self.disk.source.has_unchanged() {
-            return self.read_source(part);
+            return self.read_source(vec![part.clone()]);
         }
         self.slice_mut(part).fill(0);
         let chunks: Vec<ChunkRef> = self

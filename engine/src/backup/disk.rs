@@ -82,16 +82,19 @@ impl Disk<'_> {
     }
 
     /// Reads from the source.
-    pub(super) fn read_source(&self, offset: u64, buf: &mut [u8]) -> Result<(), BackupError> {
+    pub(super) fn read_source(&self, parts: &mut [(u64, &mut [u8])]) -> Result<(), BackupError> {
         self.source
-            .read_at(offset, buf)
+            .read_many(parts)
             .map_err(|source| self.source_error(source))
     }
 
     pub(super) fn source_error(&self, source: SourceError) -> BackupError {
-        BackupError::Source {
-            target: self.target.to_owned(),
-            source,
+        match source {
+            SourceError::Cancelled => BackupError::Cancelled,
+            source => BackupError::Source {
+                target: self.target.to_owned(),
+                source,
+            },
         }
     }
 

@@ -78,7 +78,7 @@ impl Run<'_> {
     pub(super) fn disk(&self) -> Result<DiskDone, BackupError> {
         let failure = Failure::default();
         let (task_sender, tasks) = bounded(WORKERS_MAX);
-        let workers_max = self.threads.clamp(1, WORKERS_MAX);
+        let workers_max = self.workers_max();
         // Room for every region and every end: whoever works never waits to hand over.
         let (done_sender, done) = bounded(REGIONS_AHEAD_MAX + workers_max);
         let (ticket_sender, tickets) = bounded(REGIONS_AHEAD_MAX);
@@ -140,6 +140,13 @@ impl Run<'_> {
             stats,
             stored_bytes,
         })
+    }
+
+    /// Returns how many threads do regions. Where they wait for a server, half of them leave the
+    /// processors to the others.
+    fn workers_max(&self) -> usize {
+        let per_thread = if self.disk.source.is_remote() { 2 } else { 1 };
+        (self.threads.saturating_mul(per_thread)).clamp(1, WORKERS_MAX)
     }
 
     /// Asks the source what there is, and hands out the regions that have to be read.

@@ -55,11 +55,11 @@ pub struct BackupDone {
     pub manifest: Manifest,
     /// The packs written.
     pub stored: IntakeStats,
-    /// Disks that were read whole, though only their changes were asked for.
+    /// Disks that were read whole, or more of them than should have been needed.
     pub warnings: Vec<Warning>,
 }
 
-/// Why a disk was read whole, though only its changes were asked for.
+/// Why a disk was read whole, or more of it than should have been needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
     /// The disk.
@@ -68,7 +68,7 @@ pub struct Warning {
     pub doubt: Doubt,
 }
 
-/// What speaks against building on a parent.
+/// What speaks against leaving out what need not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Doubt {
@@ -83,5 +83,11 @@ pub enum Doubt {
     NotUnchanged {
         /// Disk offset of the chunk that differs.
         offset: u64,
+    },
+    /// The source could not tell what need not be read.
+    #[error("the source could not tell what need not be read: {reason}")]
+    Untold {
+        /// What stood in the way.
+        reason: String,
     },
 }

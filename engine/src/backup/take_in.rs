@@ -41,6 +41,10 @@ impl TakeIn<'_> {
                 self.drop_parent(&mut disk, Doubt::NotUnchanged { offset }, &mut warnings)?;
                 done = self.run(&disk, &cutter)?;
             }
+            if let Some(reason) = wanted.source.untold() {
+                let (target, doubt) = (wanted.target.clone(), Doubt::Untold { reason });
+                warnings.push(Warning { target, doubt });
+            }
             let mode = match (
                 &disk.parent,
                 self.request.is_known_vm || wanted.changes_only,

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::spec::SpecError;
+use crate::nbd::client::ClientError;
 
 /// A source failure.
 #[derive(Debug, thiserror::Error)]
@@ -90,11 +91,13 @@ pub enum SourceError {
     },
     /// The image is encrypted; its bytes without the key are of no use to anyone.
     #[error(
-        "{path} is encrypted ({method}) and not supported directly; such images are read through \
-         qemu-nbd of the package qemu-utils: `qemu-nbd --read-only --persistent --socket=SOCKET \
+        "{path} is encrypted ({method}) and not supported directly; qemu-nbd of the package \
+         qemu-utils reads it: `qemu-nbd --read-only --persistent --socket=SOCKET \
          --object=secret,id=key,file=KEYFILE --image-opts \
-         driver=qcow2,encrypt.key-secret=key,file.driver=file,file.filename={path}`",
-        path = path.display()
+         driver=qcow2,encrypt.key-secret=key,file.driver=file,file.filename={doubled}`, \
+         and `--disk TARGET=nbd+unix:///?socket=SOCKET` reads from there",
+        path = path.display(),
+        doubled = path.display().to_string().replace(',', ",,")
     )]
     Encrypted {
         /// The image.
@@ -145,6 +148,17 @@ pub enum SourceError {
         /// The id or name asked for.
         name: String,
     },
+    /// An NBD server could not be read from.
+    #[error("cannot read {uri}")]
+    Nbd {
+        /// The export.
+        uri: String,
+        /// What went wrong.
+        source: Box<ClientError>,
+    },
+    /// Someone asked to stop.
+    #[error("interrupted")]
+    Cancelled,
     /// The bytes are only in the parent snapshot.
     #[error("bytes at disk offset {offset} are unchanged and not in the delta")]
     NotHere {

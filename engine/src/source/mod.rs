@@ -2,6 +2,7 @@
 
 mod error;
 mod file;
+mod nbd;
 mod open;
 pub mod qcow2;
 pub mod raw;
@@ -11,8 +12,9 @@ use std::ops::Range;
 
 pub use error::SourceError;
 pub use file::ReadAt;
-pub use open::{format_of, open};
-pub use spec::{Format, SourceSpec, SpecError};
+pub use nbd::NbdSource;
+pub use open::{format_of, open, open_with};
+pub use spec::{Format, Location, SourceSpec, SpecError};
 
 use crate::extent::Extent;
 
@@ -36,7 +38,27 @@ pub trait Source: Send + Sync {
     /// [`SourceError::NotHere`].
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), SourceError>;
 
+    /// Fills several buffers, each with the disk's bytes from its offset, as
+    /// [`read_at`](Source::read_at) does. A source that a request takes long to reach asks for all
+    /// at once.
+    fn read_many(&self, parts: &mut [(u64, &mut [u8])]) -> Result<(), SourceError> {
+        let mut parts = parts.iter_mut();
+        parts.try_for_each(|(offset, buf)| self.read_at(*offset, buf))
+    }
+
     /// Returns whether ranges reported as unchanged can be read here too, at the same point in
     /// time. A dirty bitmap's image can; a delta cannot.
     fn has_unchanged(&self) -> bool;
+
+    /// Returns why extents told less than they should have, if they did: what could not be told is
+    /// reported as data.
+    fn untold(&self) -> Option<String> {
+        None
+    }
+
+    /// Returns whether reads wait for another process, while a processor could do something else:
+    /// then more threads than processors are of use.
+    fn is_remote(&self) -> bool {
+        false
+    }
 }

@@ -3,10 +3,12 @@
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
+use super::nbd::NbdSource;
 use super::qcow2::{Qcow2Options, Qcow2Source};
 use super::raw::RawSource;
-use super::spec::{Format, SourceSpec};
+use super::spec::{Format, Location, SourceSpec};
 use super::{Source, SourceError};
+use crate::nbd::client::ClientOptions;
 
 /// Opens the source that `spec` names.
 ///
@@ -18,32 +20,52 @@ use super::{Source, SourceError};
 /// [`SourceError::FormatUnknown`] and [`SourceError::Spec`] before anything is opened; then
 /// whatever stands in the way of reading the disk.
 pub fn open(spec: &SourceSpec) -> Result<Box<dyn Source>, SourceError> {
+    open_with(spec, &ClientOptions::default())
+}
+
+/// Opens the source that `spec` names; servers are waited for as `options` say.
+///
+/// # Errors
+///
+/// As [`open`]; [`SourceError::Cancelled`] too.
+pub fn open_with(
+    spec: &SourceSpec,
+    options: &ClientOptions,
+) -> Result<Box<dyn Source>, SourceError> {
+    match &spec.location {
+        Location::File(path) => open_file(spec, path),
+        Location::Nbd(uri) => NbdSource::open_with(uri, spec.bitmap.as_deref(), options).map(boxed),
+    }
+}
+
+fn open_file(spec: &SourceSpec, path: &Path) -> Result<Box<dyn Source>, SourceError> {
     let format = match format_of(spec) {
         Some(format) => format,
-        None if std::fs::metadata(&spec.path).is_err() => {
+        None if std::fs::metadata(path).is_err() => {
             // A name that does not exist deserves the system's own words.
-            return RawSource::open(&spec.path).map(boxed);
+            return RawSource::open(path).map(boxed);
         }
         None => {
-            return Err(SourceError::FormatUnknown {
-                path: spec.path.clone(),
-            });
+            let path = path.to_path_buf();
+            return Err(SourceError::FormatUnknown { path });
         }
     };
     spec.check(Some(format))
         .map_err(|source| SourceError::Spec {
-            path: spec.path.clone(),
+            path: path.to_path_buf(),
             source,
         })?;
     match format {
-        Format::Raw => RawSource::open(&spec.path).map(boxed),
-        Format::Qcow2 => Qcow2Source::open(&spec.path, &options(spec)).map(boxed),
+        Format::Raw => RawSource::open(path).map(boxed),
+        Format::Qcow2 => Qcow2Source::open(path, &options(spec)).map(boxed),
     }
 }
 
-/// Returns the format that a spec's image is read in, if the spec or the name tells it.
+/// Returns the format that a spec's image is read in, if the spec or the name tells it. What an NBD
+/// server serves has none.
 pub fn format_of(spec: &SourceSpec) -> Option<Format> {
-    spec.format.or_else(|| format_by_name(&spec.path))
+    spec.format
+        .or_else(|| format_by_name(spec.location.file()?))
 }
 
 fn boxed(source: impl Source + 'static) -> Box<dyn Source> {

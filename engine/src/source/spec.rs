@@ -1,9 +1,11 @@
-//! How a source is named: a path, its format, and what may be opened and read.
+//! How a source is named: a path or an NBD URI, its format, and what may be opened and read.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::nbd::uri::{Uri, UriError};
 
 /// A disk format. Never guessed from content: a guest can write a qcow2 header into a raw disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,12 +36,31 @@ impl fmt::Display for Format {
     }
 }
 
+/// Where a disk is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// In an image file or block device.
+    File(PathBuf),
+    /// With an NBD server.
+    Nbd(Uri),
+}
+
+impl Location {
+    /// Returns the image file or block device, if it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Nbd(_) => None,
+        }
+    }
+}
+
 /// A source as a user names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceSpec {
-    /// The image file or block device.
-    pub path: PathBuf,
-    /// The format; where absent, the file's extension must tell it.
+    /// Where the disk is.
+    pub location: Location,
+    /// The format of a file; where absent, its extension must tell it.
     pub format: Option<Format>,
     /// Whether the backing files that images name may be opened.
     pub backing: bool,
@@ -49,7 +70,8 @@ pub struct SourceSpec {
     pub data_file: bool,
     /// An internal snapshot to read instead of the active state, by id or name.
     pub snapshot: Option<String>,
-    /// A persistent dirty bitmap that tells what changed.
+    /// A dirty bitmap that tells what changed: a persistent one of an image, or a metadata context
+    /// of an NBD server.
     pub bitmap: Option<String>,
     /// Whether what is unallocated in the image is unchanged from the parent.
     pub delta: bool,
@@ -62,6 +84,9 @@ pub enum SpecError {
     /// There is no path before the first comma.
     #[error("a source begins with its path; a comma within the path is written twice")]
     NoPath,
+    /// The NBD URI cannot be used.
+    #[error(transparent)]
+    Uri(#[from] UriError),
     /// The option does not exist.
     #[error(
         "unknown source option `{option}` (known: format, backing, backing-format, data-file, \
@@ -101,13 +126,23 @@ pub enum SpecError {
         /// The option.
         option: &'static str,
     },
+    /// The option says how to read a file, and an NBD server has done that.
+    #[error("source option `{option}` does not go with an NBD URI: only `bitmap` does")]
+    NotOverNbd {
+        /// The option.
+        option: &'static str,
+    },
 }
 
 impl SourceSpec {
     /// Returns the spec of `path` with nothing said about it.
     pub fn new(path: impl Into<PathBuf>) -> Self {
+        SourceSpec::at(Location::File(path.into()))
+    }
+
+    fn at(location: Location) -> Self {
         SourceSpec {
-            path: path.into(),
+            location,
             format: None,
             backing: false,
             backing_format: None,
@@ -119,6 +154,7 @@ impl SourceSpec {
     }
 
     /// Parses `PATH[,OPTION[=VALUE]]…`, where a comma within a path or value is written twice.
+    /// What has the scheme of an NBD URI is one.
     ///
     /// # Errors
     ///
@@ -126,12 +162,21 @@ impl SourceSpec {
     pub fn parse(text: &OsStr) -> Result<Self, SpecError> {
         let mut fields = split_fields(text.as_bytes()).into_iter();
         let path = fields.next().filter(|path| !path.is_empty());
-        let mut spec = SourceSpec::new(OsString::from_vec(path.ok_or(SpecError::NoPath)?));
+        let path = path.ok_or(SpecError::NoPath)?;
+        let mut spec = SourceSpec::at(match Uri::is_meant(&path) {
+            true => Location::Nbd(Uri::parse(
+                &String::from_utf8(path).map_err(|_| UriError::Syntax)?,
+            )?),
+            false => Location::File(OsString::from_vec(path).into()),
+        });
         let mut seen = Vec::new();
         for field in fields {
             let option = spec.apply(&field)?;
             if seen.contains(&option) {
                 return Err(SpecError::Repeated { option });
+            }
+            if spec.location.file().is_none() && option != "bitmap" {
+                return Err(SpecError::NotOverNbd { option });
             }
             seen.push(option);
         }
@@ -278,7 +323,7 @@ mod tests {
         let spec =
             parse("a,,b,format=qcow2,backing=allow,backing-format=raw,data-file=allow,delta")
                 .expect("the text is right");
-        assert_eq!(spec.path, PathBuf::from("a,b"));
+        assert_eq!(spec.location.file(), Some(Path::new("a,b")));
         assert_eq!(spec.format, Some(Format::Qcow2));
         assert_eq!(spec.backing_format, Some(Format::Raw));
         assert!(spec.backing && spec.data_file && spec.delta);
@@ -292,7 +337,27 @@ mod tests {
     fn a_path_that_is_not_utf8_is_kept() {
         let text = OsStr::from_bytes(b"/d\xff,delta");
         let spec = SourceSpec::parse(text).expect("the text is right");
-        assert_eq!(spec.path.as_os_str().as_bytes(), b"/d\xff");
+        assert_eq!(
+            spec.location.file(),
+            Some(Path::new(OsStr::from_bytes(b"/d\xff")))
+        );
+    }
+
+    #[test]
+    fn a_scheme_makes_an_nbd_uri() {
+        let text = "nbd+unix:///vda?socket=/s,bitmap=qemu:dirty-bitmap:backup-vda";
+        let spec = parse(text).expect("the text is right");
+        let uri = Uri::parse("nbd+unix:///vda?socket=/s").expect("the URI is right");
+        assert_eq!(spec.location, Location::Nbd(uri));
+        let bitmap = "qemu:dirty-bitmap:backup-vda";
+        assert_eq!(spec.bitmap.as_deref(), Some(bitmap));
+        assert_eq!(parse("./nbd://x"), Ok(SourceSpec::new("./nbd://x")));
+        for option in ["format=raw", "delta", "backing=allow", "snapshot=s"] {
+            let error = parse(&format!("nbd://h/x,{option}")).expect_err("not for NBD");
+            assert!(error.to_string().contains("NBD URI"), "{error}");
+        }
+        let error = parse("nbd+unix:///x").expect_err("no socket");
+        assert!(error.to_string().contains("?socket="), "{error}");
     }
 
     #[test]
