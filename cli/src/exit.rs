@@ -1,11 +1,14 @@
 //! Exit codes, and what an error means to whoever called.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Error;
 use cairn_engine::analyze::AnalyzeError;
 use cairn_engine::backup::BackupError;
 use cairn_engine::format::FormatError;
+use cairn_engine::guest::tree::GuestError;
+use cairn_engine::image::ImageError;
 use cairn_engine::pack::PackError;
 use cairn_engine::recipe::RecipeError;
 use cairn_engine::repository::RepositoryError;
@@ -16,6 +19,8 @@ use cairn_engine::stats::StatsError;
 use cairn_engine::storage::{Name, StorageError};
 use cairn_engine::target::TargetError;
 use cairn_engine::verify::VerifyError;
+
+use crate::mount::error::MountError;
 
 /// The exit codes, for `--help`.
 pub const TABLE: &str = "\
@@ -124,6 +129,13 @@ fn innermost(mut cause: Cause<'_>) -> Cause<'_> {
 }
 
 fn passed_on(cause: Cause<'_>) -> Option<Cause<'_>> {
+    if let Some(shared) = cause.downcast_ref::<Arc<PackError>>() {
+        return Some(&**shared);
+    }
+    // An I/O error that carries another does not name it as its source either.
+    if let Some(inner) = cause.downcast_ref().and_then(std::io::Error::get_ref) {
+        return Some(inner);
+    }
     let repository: Option<&RepositoryError> = match cause.downcast_ref() {
         Some(BackupError::Repository(inner)) => Some(inner),
         _ => match cause.downcast_ref() {
@@ -166,6 +178,9 @@ fn outcome_of_cause(cause: Cause<'_>) -> Option<Outcome> {
     if cause.is::<CliError>() || cause.is::<ParseRefError>() {
         return Some(Outcome::Usage);
     }
+    if let Some(error) = cause.downcast_ref() {
+        return mount_outcome(error);
+    }
     if let Some(SourceError::Spec { .. }) = cause.downcast_ref() {
         return Some(Outcome::Usage);
     }
@@ -177,6 +192,9 @@ fn outcome_of_cause(cause: Cause<'_>) -> Option<Outcome> {
         return Some(Outcome::Usage);
     }
     if let Some(error) = cause.downcast_ref::<RecipeError>() {
+        return error.is_damage().then_some(Outcome::Damage);
+    }
+    if let Some(error) = cause.downcast_ref::<ImageError>() {
         return error.is_damage().then_some(Outcome::Damage);
     }
     if let Some(error) = cause.downcast_ref() {
@@ -196,6 +214,16 @@ fn is_cancelled(cause: Cause<'_>) -> bool {
         || matches!(cause.downcast_ref(), Some(RestoreError::Cancelled))
         || matches!(cause.downcast_ref(), Some(VerifyError::Cancelled))
         || matches!(cause.downcast_ref(), Some(AnalyzeError::Cancelled))
+        || matches!(cause.downcast_ref(), Some(SourceError::Cancelled))
+}
+
+fn mount_outcome(error: &MountError) -> Option<Outcome> {
+    match error {
+        MountError::NotRoot => Some(Outcome::Usage),
+        MountError::Busy { .. } | MountError::Mounted { .. } => Some(Outcome::Locked),
+        MountError::Interrupted => Some(Outcome::Interrupted),
+        _ => None,
+    }
 }
 
 fn repository_outcome(error: &RepositoryError) -> Option<Outcome> {
@@ -245,7 +273,9 @@ fn hint_for_cause(cause: Cause<'_>) -> Option<String> {
         .or_else(|| cause.downcast_ref().and_then(repository_hint))
         .or_else(|| cause.downcast_ref().and_then(storage_hint))
         .or_else(|| cause.downcast_ref().and_then(source_hint))
+        .or_else(|| cause.downcast_ref().and_then(mount_hint))
         .or_else(|| cause.downcast_ref().and_then(target_hint))
+        .or_else(|| cause.downcast_ref().and_then(guest_hint))
         .or_else(|| {
             let unknown = cause.is::<ResolveError>();
             unknown.then_some("`cairn snapshots` lists what there is")
@@ -309,10 +339,29 @@ fn source_hint(error: &SourceError) -> Option<&'static str> {
     }
 }
 
+fn mount_hint(error: &MountError) -> Option<&'static str> {
+    match error {
+        MountError::NotRoot => Some("`cairn ls` and `cairn get` read single files without root"),
+        MountError::Busy { .. } => Some("`cairn umount --lazy` unmounts what is in use"),
+        MountError::Mounted { .. } => Some("`cairn umount` unmounts it"),
+        _ => None,
+    }
+}
+
 fn target_hint(error: &TargetError) -> Option<&'static str> {
     match error {
         TargetError::Exists { .. } | TargetError::WouldOverwriteDevice { .. } => {
             Some("--force overwrites it")
+        }
+        _ => None,
+    }
+}
+
+fn guest_hint(error: &GuestError) -> Option<&'static str> {
+    match error {
+        GuestError::NoFileSystem { hint, .. } => *hint,
+        GuestError::Unsupported { .. } => {
+            Some("export the snapshot over NBD and let the kernel read it")
         }
         _ => None,
     }

@@ -135,12 +135,38 @@ impl Decompressor {
         })
     }
 
+    /// Fills `out` with the plain bytes of a frame.
+    ///
+    /// # Errors
+    ///
+    /// Bytes that are not one frame of exactly so many plain bytes. `out` may then hold anything.
+    pub fn decompress_to(
+        &mut self,
+        codec: Codec,
+        stored: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), FormatError> {
+        let done = match codec {
+            Codec::Plain if stored.len() == out.len() => {
+                out.copy_from_slice(stored);
+                true
+            }
+            Codec::Plain => false,
+            Codec::Zstd => {
+                is_one_frame(stored, out.len())
+                    && self.context.decompress(out, stored) == Ok(out.len())
+            }
+        };
+        if done {
+            return Ok(());
+        }
+        Err(FormatError::Malformed {
+            rule: "a frame must decompress to its plain length",
+        })
+    }
+
     fn decompress_zstd(&mut self, stored: &[u8], plain_len: usize, out: &mut Vec<u8>) -> bool {
-        // zstd itself would go on with a second frame, and skip a skippable one.
-        let content_size = zstd_safe::get_frame_content_size(stored);
-        let one_frame = matches!(content_size, Ok(Some(len)) if len == plain_len as u64)
-            && zstd_safe::find_frame_compressed_size(stored) == Ok(stored.len());
-        if !one_frame {
+        if !is_one_frame(stored, plain_len) {
             return false;
         }
         let start = out.len();
@@ -155,6 +181,14 @@ impl Decompressor {
             }
         }
     }
+}
+
+/// Returns whether this is one frame of so many plain bytes: zstd itself would go on with a second
+/// one, and skip a skippable one.
+fn is_one_frame(stored: &[u8], plain_len: usize) -> bool {
+    let content_size = zstd_safe::get_frame_content_size(stored);
+    matches!(content_size, Ok(Some(len)) if len == plain_len as u64)
+        && zstd_safe::find_frame_compressed_size(stored) == Ok(stored.len())
 }
 
 impl Default for Decompressor {
@@ -190,6 +224,9 @@ mod tests {
                 let plain_len = u32::try_from(plain.len()).expect("short");
                 decompressor.decompress(codec, &stored[4..], plain_len, &mut out)?;
                 assert!(out.starts_with(b"before") && out[6..] == plain);
+                let mut exact = vec![0xa5; plain.len()];
+                decompressor.decompress_to(codec, &stored[4..], &mut exact)?;
+                assert!(exact == plain);
                 assert!(stored.starts_with(b"head"));
             }
         }
@@ -234,7 +271,9 @@ mod tests {
             let mut out = vec![1];
             out.reserve(100_000);
             let result = decompressor.decompress(codec, bytes, plain_len, &mut out);
-            result.is_err() && out == [1]
+            let mut exact = vec![0; plain_len as usize];
+            let straight = decompressor.decompress_to(codec, bytes, &mut exact);
+            result.is_err() && straight.is_err() && out == [1]
         };
         for len in 0..stored.len() {
             assert!(refused(Codec::Zstd, &stored[..len], 10_000), "{len}");

@@ -13,6 +13,17 @@ pub fn diff(
     old: &DiskRecord,
     new: &DiskRecord,
 ) -> Result<Vec<Range<u64>>, RecipeError> {
+    diff_in(contents, old, new, 0..u64::MAX)
+}
+
+/// Returns what [`diff`] does, as far as it lies in `range`, in time proportional to the difference
+/// there.
+pub fn diff_in(
+    contents: &Contents,
+    old: &DiskRecord,
+    new: &DiskRecord,
+    range: Range<u64>,
+) -> Result<Vec<Range<u64>>, RecipeError> {
     let window_len = contents.repository().chunker().window_len();
     let open = |disk: &DiskRecord| {
         Ok(Recipe::new(
@@ -21,5 +32,5 @@ pub fn diff(
             disk.recipe,
         ))
     };
-    recipe::diff(&open(old)?, &open(new)?)
+    recipe::diff_in(&open(old)?, &open(new)?, range)
 }

@@ -27,6 +27,7 @@ pub mod source;
 pub mod target;
 
 
+pub mod image;
 
 pub mod analyze;
 pub mod backup;

@@ -37,8 +37,9 @@ pub const LEAF_CHUNKS_MAX: usize = 8192;
 /// Largest encoded recipe node: a full leaf of 40 bytes a chunk, rounded up.
 pub const NODE_LEN_MAX: usize = 512 * 1024;
 
-/// Default plain length that a frame is filled to.
-pub const FRAME_LEN_DEFAULT: u32 = 128 * 1024;
+/// Default plain length that a frame is filled to: a random read decodes a whole frame, and a disk
+/// that is served is read at random (`docs/decisions/0004-frames-of-64-kib.md`).
+pub const FRAME_LEN_DEFAULT: u32 = 64 * 1024;
 /// Smallest and largest plain length that a frame may be set to be filled to.
 pub const FRAME_LEN_RANGE: std::ops::RangeInclusive<u32> = 16 * 1024..=1024 * 1024;
 /// Most plain bytes in one frame: one largest chunk alone.

@@ -1,6 +1,7 @@
 //! What tests share: repositories in temporary folders, and disks in memory.
 
 pub mod child;
+pub mod computed;
 pub mod memory;
 pub mod objects;
 pub mod packs;

@@ -20,6 +20,7 @@ pub struct Objects {
     objects: Mutex<BTreeMap<Name, Vec<u8>>>,
     broken: Mutex<Vec<(Name, Range<u64>, i32)>>,
     reads: Mutex<Vec<(Name, u64)>>,
+    lists: Mutex<usize>,
 }
 
 impl Objects {
@@ -40,6 +41,7 @@ impl Objects {
             objects,
             broken: Mutex::default(),
             reads: Mutex::default(),
+            lists: Mutex::default(),
         })
     }
 
@@ -57,6 +59,11 @@ impl Objects {
     /// Returns the reads of ranges since it was asked last: of which object, and from where.
     pub fn take_reads(&self) -> Vec<(Name, u64)> {
         std::mem::take(&mut *self.reads.lock().expect("no thread panicked"))
+    }
+
+    /// Returns how often packs were listed since it was asked last.
+    pub fn take_lists(&self) -> usize {
+        std::mem::take(&mut *self.lists.lock().expect("no thread panicked"))
     }
 
     fn note(&self, name: &Name, offset: u64, len: usize) -> Result<(), StorageError> {
@@ -144,6 +151,9 @@ impl Storage for Objects {
     }
 
     fn list(&self, area: Area) -> Result<Vec<Listed>, StorageError> {
+        if area == Area::Packs {
+            *self.lists.lock().expect("no thread panicked") += 1;
+        }
         let belongs = |name: &Name| match name {
             Name::Pack(_) => area == Area::Packs,
             Name::Snapshot(_) => area == Area::Snapshots,

@@ -43,6 +43,9 @@ pub struct InitArgs {
     pub compression: Compression,
 
     /// Plain size that frames are filled to: chunks are compressed and read by frames
+    ///
+    /// A read of a few bytes of a disk that is served decodes a whole frame. Larger frames store a
+    /// little less, and make such reads slower in proportion.
     #[arg(long, value_name = "SIZE", default_value_t = FrameSize(FRAME_LEN_DEFAULT))]
     pub frame_size: FrameSize,
 

@@ -120,6 +120,33 @@ impl PackReader {
         self.decode_frame(frame, scratch, decompressor, plain)
     }
 
+    /// Does the same straight to where the bytes are wanted. `plain` has the frame's plain length;
+    /// after a failure it may hold anything.
+    pub(crate) fn read_frame_to(
+        &self,
+        storage: &SharedStorage,
+        frame: u32,
+        decompressor: &mut Decompressor,
+        scratch: &mut Vec<u8>,
+        plain: &mut [u8],
+    ) -> Result<(), PackError> {
+        let damaged = |source| PackError::DamagedFrame {
+            pack: self.pack,
+            frame,
+            source,
+        };
+        let rule = "a pack has not so many frames";
+        let entry = self
+            .frame(frame)
+            .ok_or(damaged(FormatError::Malformed { rule }))?;
+        scratch.resize(entry.stored_len as usize, 0);
+        storage.read_at(&Name::Pack(self.pack), entry.offset, scratch)?;
+        let opened = self.seal.open(u64::from(frame), scratch).map_err(damaged)?;
+        decompressor
+            .decompress_to(entry.codec, opened, plain)
+            .map_err(damaged)
+    }
+
     /// Decodes a frame whose stored bytes were read already; they are opened in place.
     pub fn decode_frame(
         &self,

@@ -18,25 +18,38 @@ use crate::id::NodeId;
 ///
 /// Unless both recipes have the same window length.
 pub fn diff(old: &Recipe<'_>, new: &Recipe<'_>) -> Result<Vec<Range<u64>>, RecipeError> {
+    diff_in(old, new, 0..u64::MAX)
+}
+
+/// Returns what [`diff`] does, as far as it lies in `range`, in time proportional to the difference
+/// there. At most one range for each two blocks of `range` is returned.
+///
+/// # Panics
+///
+/// Unless both recipes have the same window length.
+pub fn diff_in(
+    old: &Recipe<'_>,
+    new: &Recipe<'_>,
+    range: Range<u64>,
+) -> Result<Vec<Range<u64>>, RecipeError> {
     assert!(
         old.shape().window_len() == new.shape().window_len(),
         "the recipes have different windows"
     );
-    let mut comparison = Comparison {
-        recipes: [old, new],
-        differing: Vec::new(),
-    };
-    let top = old.shape().root_place().max(new.shape().root_place());
-    comparison.compare(top, [old, new].map(|recipe| Side::top(recipe, top)))?;
-
     let (size_old, size_new) = (old.shape().size(), new.shape().size());
     let common = size_old.min(size_new);
-    let mut differing = comparison.differing;
-    differing.retain(|range| range.start < common);
-    if let Some(last) = differing.last_mut() {
-        last.end = last.end.min(common);
+    let mut comparison = Comparison {
+        recipes: [old, new],
+        range: range.start..range.end.min(common),
+        differing: Vec::new(),
+    };
+    if !comparison.range.is_empty() {
+        let top = old.shape().root_place().max(new.shape().root_place());
+        comparison.compare(top, [old, new].map(|recipe| Side::top(recipe, top)))?;
     }
-    push_merged(&mut differing, common..size_old.max(size_new));
+    let mut differing = comparison.differing;
+    let tail = common.max(range.start)..size_old.max(size_new).min(range.end);
+    push_merged(&mut differing, tail);
     Ok(differing)
 }
 
@@ -97,12 +110,17 @@ impl Side {
 
 struct Comparison<'a> {
     recipes: [&'a Recipe<'a>; 2],
+    /// The disk bytes asked about, of those that both disks have.
+    range: Range<u64>,
     differing: Vec<Range<u64>>,
 }
 
 impl Comparison<'_> {
     /// Compares what two recipes have at a place; the trees' height bounds the recursion.
     fn compare(&mut self, place: NodePlace, sides: [Side; 2]) -> Result<(), RecipeError> {
+        if !self.concerns(place) {
+            return Ok(());
+        }
         let [old, new] = &sides;
         // A root above its own level cannot equal a node there: a node's level is in its id.
         if old.id(self.recipes[0]) == new.id(self.recipes[1]) {
@@ -126,6 +144,16 @@ impl Comparison<'_> {
         Ok(())
     }
 
+    /// Returns whether chunks below a place can hold bytes of the range. The last of them may reach
+    /// into the window behind.
+    fn concerns(&self, place: NodePlace) -> bool {
+        let window_len = self.recipes[0].shape().window_len();
+        let windows = place.windows();
+        let start = windows.start.saturating_mul(window_len);
+        let end = windows.end.saturating_add(1).saturating_mul(window_len);
+        start < self.range.end && self.range.start < end
+    }
+
     fn compare_leaves(&mut self, place: NodePlace, nodes: [Option<&Node>; 2]) {
         let chunks = |side: usize| -> Vec<ChunkRef> {
             let shape = self.recipes[side].shape();
@@ -146,8 +174,9 @@ impl Comparison<'_> {
                 (_, Some(_)) => new.next(),
             };
             if let Some(chunk) = chunk {
-                let end = chunk.end();
-                push_merged(&mut self.differing, chunk.offset..end);
+                let start = chunk.offset.max(self.range.start);
+                let end = chunk.end().min(self.range.end);
+                push_merged(&mut self.differing, start..end);
             }
         }
     }

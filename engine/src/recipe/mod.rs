@@ -18,7 +18,7 @@ mod walker;
 use std::sync::Arc;
 
 pub use builder::{RecipeBuilder, RecipeRoot};
-pub use diff::diff;
+pub use diff::{diff, diff_in};
 pub use error::{Cause, NodeError, RecipeError};
 pub use read::Recipe;
 pub use shape::{NodePlace, Shape};

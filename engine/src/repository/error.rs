@@ -1,6 +1,7 @@
 //! Why a repository could not be used.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::crypto::UnlockError;
 use crate::format::FormatError;
@@ -107,7 +108,7 @@ pub enum RepositoryError {
         /// The disk bytes it holds.
         range: Range<u64>,
         /// What is wrong with its pack, or why that cannot be reached.
-        source: PackError,
+        source: Arc<PackError>,
     },
     /// A snapshot went away while it was being opened.
     #[error("snapshot {0} is not there any more")]
@@ -146,25 +147,14 @@ impl RepositoryError {
 
     /// Returns whether the bytes were written by a newer Cairn.
     pub fn is_unsupported(&self) -> bool {
-        let source = match self {
-            Self::Document { source, .. }
-            | Self::Pack(
-                PackError::Damaged { source, .. } | PackError::DamagedFrame { source, .. },
-            )
-            | Self::DamagedNode { source, .. } => source,
-            Self::DamagedChunk {
-                source: PackError::Damaged { source, .. },
-                ..
-            }
-            | Self::DamagedChunk {
-                source: PackError::DamagedFrame { source, .. },
-                ..
-            } => source,
-            _ => return false,
-        };
-        matches!(
-            source,
-            FormatError::UnsupportedVersion { .. } | FormatError::UnsupportedFeature { .. }
-        )
+        match self {
+            Self::Document { source, .. } | Self::DamagedNode { source, .. } => matches!(
+                source,
+                FormatError::UnsupportedVersion { .. } | FormatError::UnsupportedFeature { .. }
+            ),
+            Self::Pack(source) => source.is_unsupported(),
+            Self::DamagedChunk { source, .. } => source.is_unsupported(),
+            _ => false,
+        }
     }
 }

@@ -176,11 +176,10 @@ impl Contents {
                 }
                 Ok(_) => return Err(RepositoryError::MissingChunk { chunk: id, range }.into()),
                 Err(source) => {
-                    let chunk = id;
                     return Err(RepositoryError::DamagedChunk {
-                        chunk,
+                        chunk: id,
                         range,
-                        source,
+                        source: Arc::new(source),
                     }
                     .into());
                 }

@@ -25,4 +25,5 @@ pub use open::{InitOptions, OpenOptions, Repository};
 pub(crate) use process::host_name;
 use process::session_document;
 pub use search::Copies;
+pub(crate) use search::weightiest;
 pub use snapshots::{Snapshot, SnapshotList, UnreadableSnapshot};

@@ -2,6 +2,7 @@
 //! is looked for in the footers of all packs, which are listed anew. Comes before anyone says that
 //! something is missing.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
 
 use super::contents::{FooterSource, list_packs};
@@ -28,6 +29,16 @@ impl Copies {
     pub fn take_unreachable(&mut self) -> Option<PackError> {
         self.unreachable.take()
     }
+}
+
+/// Returns why content is not to be had of all that went wrong: a pack out of reach, of which
+/// nobody can say that it has no whole copy, comes before damage. A pack that is gone is one in
+/// which nothing is: `None` where there is no other reason.
+pub(crate) fn weightiest<E: Borrow<PackError>>(reasons: Vec<E>) -> Option<E> {
+    let open = reasons.iter().position(|error| !error.borrow().is_loss());
+    let known = || reasons.iter().position(|error| !error.borrow().is_gone());
+    let at = open.or_else(known)?;
+    reasons.into_iter().nth(at)
 }
 
 impl Contents {
@@ -75,20 +86,16 @@ impl Contents {
         failure: &mut Option<PackError>,
         hash: impl Fn(&[u8]) -> ContentId,
     ) -> Result<Option<Vec<u8>>, PackError> {
-        let mut last = None;
+        let mut reasons = Vec::from_iter(failure.take());
         for (pack, place) in copies.of(id) {
             match self.content_at(*pack, place, id, &hash) {
                 Ok(Some(bytes)) => return Ok(Some(bytes)),
                 Ok(None) => {}
-                Err(error) => last = Some(error),
+                Err(error) => reasons.push(error),
             }
         }
-        let reasons = [last, failure.take(), copies.take_unreachable()];
-        // A pack that is gone is one in which nothing is.
-        match reasons.into_iter().flatten().find(|error| !error.is_gone()) {
-            Some(error) => Err(error),
-            None => Ok(None),
-        }
+        reasons.extend(copies.take_unreachable());
+        weightiest(reasons).map_or(Ok(None), Err)
     }
 
     /// Returns whether the place of a chunk really holds it.
@@ -96,5 +103,37 @@ impl Contents {
         let keys = self.repository().keys();
         let found = self.content_at(pack, place, id, &|bytes| keys.chunk_id(bytes).into());
         matches!(found, Ok(Some(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::storage::{Name, StorageError};
+
+    #[test]
+    fn a_pack_out_of_reach_outweighs_damage_and_damage_what_is_gone() {
+        let pack = PackId::from_bytes([7; 32]);
+        let gone = || PackError::Storage(StorageError::NotFound(Name::Pack(pack)));
+        let damaged = || PackError::DamagedContent {
+            pack,
+            frame: 0,
+            content: ContentId::from_bytes([1; 32]),
+        };
+        let unreachable = || {
+            PackError::Storage(StorageError::Io {
+                op: "read",
+                object: "packs/07".to_owned(),
+                source: io::ErrorKind::TimedOut.into(),
+            })
+        };
+        assert!(weightiest::<PackError>(Vec::new()).is_none());
+        assert!(weightiest(vec![gone(), gone()]).is_none());
+        let found = weightiest(vec![gone(), damaged()]).expect("damage is a reason");
+        assert!(found.is_damage());
+        let found = weightiest(vec![damaged(), gone(), unreachable()]).expect("there are reasons");
+        assert!(!found.is_loss());
     }
 }

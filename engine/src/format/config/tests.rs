@@ -86,8 +86,8 @@ fn settings_out_of_their_limits_are_refused() {
         ("\"average\":16384", "\"average\":2097152"),
         ("\"average\":16384", "\"average\":20000"),
         ("\"normalization\":2", "\"normalization\":4"),
-        ("\"frame_len\":131072", "\"frame_len\":8192"),
-        ("\"frame_len\":131072", "\"frame_len\":1048577"),
+        ("\"frame_len\":65536", "\"frame_len\":8192"),
+        ("\"frame_len\":65536", "\"frame_len\":1048577"),
         ("\"pack_len\":67108864", "\"pack_len\":0"),
         ("\"pack_len\":67108864", "\"pack_len\":1073741824"),
         ("\"level\":1", "\"level\":20"),
@@ -96,7 +96,7 @@ fn settings_out_of_their_limits_are_refused() {
         ("\"memory_kib\":65536", "\"memory_kib\":1048577"),
         ("\"passes\":3", "\"passes\":0"),
         ("\"lanes\":1", "\"lanes\":0"),
-        ("\"frame_len\":131072", "\"frame_len\":-1"),
+        ("\"frame_len\":65536", "\"frame_len\":-1"),
     ] {
         let refused = decode_with(from, to);
         let expected = matches!(

@@ -2,10 +2,11 @@ mod damage;
 mod model;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use model::{MemoryStore, Model, WINDOW};
 
-use super::{NodePlace, NodeVisitor, Recipe, RecipeBuilder, RecipeError, diff};
+use super::{NodePlace, NodeVisitor, Recipe, RecipeBuilder, RecipeError, diff, diff_in};
 use crate::chunker::ChunkRef;
 use crate::id::NodeId;
 use crate::limits::REGION_LEN;
@@ -236,6 +237,15 @@ fn differences_are_those_of_the_models() {
         let reads = store.take_reads();
         assert_eq!(found, old.diff(&new));
         assert_eq!(diff(&recipes[1], &recipes[0]).expect("sound"), found);
+        let size = recipes[0].shape().size().max(recipes[1].shape().size());
+        for _ in 0..8 {
+            let start = rng.u64(0..=size);
+            let range = start..rng.u64(start..=size + 1000);
+            let part = diff_in(&recipes[0], &recipes[1], range.clone()).expect("sound");
+            let clip = |found: &Range<u64>| found.start.max(range.start)..found.end.min(range.end);
+            let expected: Vec<_> = found.iter().map(clip).filter(|r| !r.is_empty()).collect();
+            assert_eq!(part, expected, "{range:?}");
+        }
         if old.size == new.size {
             let changed = new.dirty_windows(&old).len() as u64;
             assert!(reads <= 2 * changed * (u64::from(new.shape().height()) + 1));
