@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::args::Global;
 use crate::exit::CliError;
 use crate::output::Report;
+use crate::output::listing::Form;
 use crate::output::progress::Meter;
 use crate::{interrupt, password};
 
@@ -94,6 +95,15 @@ impl Context {
         closed_pipe_is_fine(written.and_then(|()| out.flush()))
     }
 
+    /// Returns how a listing of files is to be written.
+    pub fn form(&self, is_long: bool) -> Form {
+        match (self.global.json, is_long) {
+            (true, _) => Form::Json,
+            (false, true) => Form::Long,
+            (false, false) => Form::Names,
+        }
+    }
+
     /// Says something beside the result, unless it was asked not to.
     pub fn remark(&self, text: &str) {
         if !self.global.quiet {
@@ -106,9 +116,14 @@ impl Context {
         eprintln!("warning: {text}");
     }
 
+    /// Returns whether the user asked for more than results and remarks.
+    pub fn is_verbose(&self) -> bool {
+        self.global.verbose > 0
+    }
+
     /// Says something that only matters to whoever asked for more.
     pub fn detail(&self, text: &str) {
-        if self.global.verbose > 0 {
+        if self.is_verbose() {
             eprintln!("{text}");
         }
     }

@@ -3,10 +3,13 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread;
 
 use cairn_engine::progress::Cancel;
+use cairn_nbd_export::stop::Stop;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
+use signal_hook::iterator::Signals;
 
 use crate::exit::Outcome;
 
@@ -24,5 +27,20 @@ pub fn install(cancel: &Cancel) -> io::Result<()> {
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         flag::register(signal, cancel.flag())?;
     }
+    Ok(())
+}
+
+/// Lets SIGINT, SIGTERM and SIGHUP stop a server from now on. That is how it is meant to end; only
+/// a second SIGINT ends the process at once.
+pub fn stop_on_signals(stop: &Stop) -> io::Result<()> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let code = i32::from(Outcome::Interrupted as u8);
+    flag::register_conditional_shutdown(SIGINT, code, Arc::clone(&interrupted))?;
+    flag::register(SIGINT, interrupted)?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let stop = stop.clone();
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || signals.forever().for_each(|_| stop.stop()))?;
     Ok(())
 }

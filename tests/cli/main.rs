@@ -8,6 +8,8 @@ mod completions;
 mod diff;
 mod encryption;
 mod exit_codes;
+mod export;
+mod export_clients;
 mod forget;
 mod help;
 mod incremental;

@@ -4,6 +4,7 @@ mod analyze;
 mod backup;
 mod completions;
 mod diff;
+mod export;
 mod forget;
 mod init;
 mod key;
@@ -38,6 +39,7 @@ pub enum Command {
     Show(show::ShowArgs),
     Restore(restore::RestoreArgs),
     Verify(verify::VerifyArgs),
+    Export(export::ExportArgs),
     Diff(diff::DiffArgs),
     Stats(stats::StatsArgs),
     Forget(forget::ForgetArgs),
@@ -55,6 +57,7 @@ pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Show(args) => show::run(args, context),
         Command::Restore(args) => restore::run(args, context),
         Command::Verify(args) => verify::run(args, context),
+        Command::Export(args) => export::run(args, context),
         Command::Diff(args) => diff::run(args, context),
         Command::Stats(args) => stats::run(args, context),
         Command::Forget(args) => forget::run(args, context),

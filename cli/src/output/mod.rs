@@ -9,7 +9,7 @@ pub mod time;
 pub mod analyze;
 pub mod backup;
 pub mod diff;
-pub mod forget;
+pub mod export;
 pub mod init;
 pub mod key;
 pub mod restore;
