@@ -26,6 +26,7 @@ pub mod nbd;
 pub mod source;
 pub mod target;
 
+pub mod guest;
 
 pub mod image;
 
