@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod context;
 mod exit;
+mod files;
 mod interrupt;
 mod output;
 mod password;
@@ -14,6 +15,13 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // What a reader of a guest's file system panics over becomes an error, which is shown as one.
+    let shown = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !cairn_engine::guest::guard::is_guarded() {
+            shown(panic);
+        }
+    }));
     let cli = args::Cli::parse();
     let context = context::Context::new(cli.global);
     match commands::run(&cli.command, &context) {

@@ -10,6 +10,7 @@ mod encryption;
 mod exit_codes;
 mod export;
 mod export_clients;
+mod files;
 mod forget;
 mod help;
 mod incremental;

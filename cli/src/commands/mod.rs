@@ -5,9 +5,12 @@ mod backup;
 mod completions;
 mod diff;
 mod export;
+mod find;
 mod forget;
+mod get;
 mod init;
 mod key;
+mod ls;
 mod restore;
 mod show;
 mod snapshots;
@@ -41,6 +44,9 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     Export(export::ExportArgs),
     Diff(diff::DiffArgs),
+    Ls(ls::LsArgs),
+    Get(get::GetArgs),
+    Find(find::FindArgs),
     Stats(stats::StatsArgs),
     Forget(forget::ForgetArgs),
     Key(key::KeyArgs),
@@ -59,6 +65,9 @@ pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Verify(args) => verify::run(args, context),
         Command::Export(args) => export::run(args, context),
         Command::Diff(args) => diff::run(args, context),
+        Command::Ls(args) => ls::run(args, context),
+        Command::Get(args) => get::run(args, context),
+        Command::Find(args) => find::run(args, context),
         Command::Stats(args) => stats::run(args, context),
         Command::Forget(args) => forget::run(args, context),
         Command::Key(args) => key::run(args, context),

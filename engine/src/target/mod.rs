@@ -18,6 +18,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 pub use error::TargetError;
+pub use partial::{rename_new, temporary_name};
 
 use crate::limits::DISK_LEN_MAX;
 

@@ -3,10 +3,12 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, RenameFlags, linkat, renameat, renameat_with};
+use rustix::fs::{AtFlags, CWD, RenameFlags};
+use rustix::fs::{linkat, renameat, renameat_with, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::TargetError;
@@ -81,7 +83,7 @@ impl Partial {
         let path = self.output.path().to_owned();
         let renamed = match self.overwrite {
             true => renameat(CWD, &self.temporary, CWD, &path),
-            false => rename_new(&self.temporary, &path),
+            false => rename_new(CWD, &self.temporary, &path),
         };
         renamed.map_err(|errno| match errno {
             Errno::EXIST => TargetError::Exists { path: path.clone() },
@@ -108,8 +110,9 @@ impl Drop for Partial {
     }
 }
 
-/// Names the process, so that a leftover can be told from a restore at work.
-fn temporary_name(name: &OsStr, attempt: u32) -> OsString {
+/// Returns a name that a file has until it is whole. It names the process, so that a leftover can
+/// be told from a restore at work.
+pub fn temporary_name(name: &OsStr, attempt: u32) -> OsString {
     let kept = name.as_bytes().get(..NAME_KEPT).unwrap_or(name.as_bytes());
     let mut temporary = OsString::from(".");
     temporary.push(OsStr::from_bytes(kept));
@@ -118,13 +121,30 @@ fn temporary_name(name: &OsStr, attempt: u32) -> OsString {
     temporary
 }
 
-/// Renames without replacing anything, where the file system can only link as well.
-fn rename_new(from: &Path, to: &Path) -> rustix::io::Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            linkat(CWD, from, CWD, to, AtFlags::empty())?;
-            rustix::fs::unlink(from)
-        }
-        other => other,
+/// Renames within a folder without replacing anything, where the file system can only link as
+/// well. Where it can do neither, what another process makes at this moment is replaced.
+///
+/// # Errors
+///
+/// `EXIST` where something has the name already.
+pub fn rename_new(
+    folder: impl AsFd,
+    from: impl AsRef<Path>,
+    to: impl AsRef<Path>,
+) -> rustix::io::Result<()> {
+    let (folder, from, to) = (folder.as_fd(), from.as_ref(), to.as_ref());
+    match renameat_with(folder, from, folder, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+        renamed => return renamed,
+    }
+    match linkat(folder, from, folder, to, AtFlags::empty()) {
+        Ok(()) => return unlinkat(folder, from, AtFlags::empty()),
+        Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+        failed => return failed,
+    }
+    match statat(folder, to, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => renameat(folder, from, folder, to),
+        Err(errno) => Err(errno),
+        Ok(_) => Err(Errno::EXIST),
     }
 }
