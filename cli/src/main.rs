@@ -6,6 +6,7 @@ mod context;
 mod exit;
 mod files;
 mod interrupt;
+mod mount;
 mod output;
 mod password;
 mod session;

@@ -19,8 +19,10 @@ use crate::output::time;
 
 /// Returns how repositories are opened here: where they are, and where their caches go.
 pub fn open_options(context: &Context) -> Result<OpenOptions> {
+    // A process that serves in the background leaves the folder that it was started in.
+    let local = std::path::absolute(context.repository()?);
     Ok(OpenOptions {
-        local: Some(context.repository()?),
+        local: Some(local.context("cannot tell the current folder")?),
         cache: cache_folder()?,
     })
 }

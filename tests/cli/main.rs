@@ -1,5 +1,6 @@
 //! Behaviour of the command line, one file for each subcommand and for what they share.
 
+mod guest_disks;
 mod world;
 
 mod analyze;
@@ -19,8 +20,10 @@ mod interruption;
 mod key;
 mod malformed;
 mod many_processes;
+mod mount;
 mod nbd_backup;
 mod restore;
 mod snapshots;
 mod stats;
+mod umount;
 mod verify;

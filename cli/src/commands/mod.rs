@@ -11,10 +11,12 @@ mod get;
 mod init;
 mod key;
 mod ls;
+mod mount;
 mod restore;
 mod show;
 mod snapshots;
 mod stats;
+mod umount;
 mod verify;
 
 use anyhow::Result;
@@ -43,6 +45,8 @@ pub enum Command {
     Restore(restore::RestoreArgs),
     Verify(verify::VerifyArgs),
     Export(export::ExportArgs),
+    Mount(mount::MountArgs),
+    Umount(umount::UmountArgs),
     Diff(diff::DiffArgs),
     Ls(ls::LsArgs),
     Get(get::GetArgs),
@@ -64,6 +68,8 @@ pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Restore(args) => restore::run(args, context),
         Command::Verify(args) => verify::run(args, context),
         Command::Export(args) => export::run(args, context),
+        Command::Mount(args) => mount::run(args, context),
+        Command::Umount(args) => umount::run(args, context),
         Command::Diff(args) => diff::run(args, context),
         Command::Ls(args) => ls::run(args, context),
         Command::Get(args) => get::run(args, context),

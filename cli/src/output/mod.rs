@@ -16,6 +16,7 @@ pub mod init;
 pub mod key;
 pub mod layout;
 pub mod listing;
+pub mod mount;
 pub mod restore;
 pub mod snapshots;
 pub mod stats;
