@@ -36,3 +36,6 @@ pub mod diff;
 pub mod restore;
 pub mod stats;
 pub mod verify;
+
+#[cfg(feature = "libvirt")]
+pub mod domain;

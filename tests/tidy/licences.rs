@@ -68,9 +68,9 @@ fn allowed_licences(text: &str) -> BTreeSet<String> {
         .split_once("allow = [")
         .expect("the section has a list `allow`");
     let (list, _) = list.split_once(']').expect("the list ends");
-    let names = list
-        .split(',')
-        .map(|name| name.trim().trim_matches('"').to_owned());
+    let lines = list.lines().map(str::trim);
+    let entries = lines.filter(|line| !line.starts_with('#'));
+    let names = entries.map(|line| line.trim_end_matches(',').trim_matches('"').to_owned());
     names.filter(|name| !name.is_empty()).collect()
 }
 

@@ -2,6 +2,8 @@
 
 mod error;
 mod file;
+#[cfg(feature = "libvirt")]
+pub mod libvirt;
 mod nbd;
 mod open;
 pub mod qcow2;
