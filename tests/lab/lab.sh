@@ -151,6 +151,10 @@ cmd_up() {
     for part in "${PARTS[@]}"; do mkdir -p "$L/$part"; done
     mkdir -p /etc/libvirt /var/lib/libvirt /run/libvirt /var/cache/libvirt /var/log/libvirt
     write_configuration
+    # A user who may not open /dev/kvm makes libvirtd probe QEMU for a whole minute.
+    if [ "$QEMU_USER" != root ] && [ -e /dev/kvm ] && [ ! -e "$L/kvm" ]; then
+        mknod -m 666 "$L/kvm" c 10 232
+    fi
     # Slave: what the machine mounts later stays visible, and nothing of the lab's leaks out.
     # shellcheck disable=SC2016
     setsid unshare -m --propagation slave bash -c '
@@ -160,6 +164,7 @@ cmd_up() {
         mount --bind "$1/run" /run/libvirt
         mount --bind "$1/cache" /var/cache/libvirt
         mount --bind "$1/log" /var/log/libvirt
+        if [ -e "$1/kvm" ]; then mount --bind "$1/kvm" /dev/kvm; fi
         exec libvirtd -f "$1/etc/libvirtd.conf" -p "$1/libvirtd.pid"' lab-libvirtd "$L" \
         </dev/null >"$L/libvirtd.out" 2>&1 &
     child=$!
