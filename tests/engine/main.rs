@@ -3,6 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backup_audit;
+mod backup_disks;
 mod backup_restore;
 mod crash_backup;
 mod crash_init;

@@ -11,6 +11,7 @@ mod pipeline;
 mod record;
 mod region;
 mod request;
+mod slots;
 mod take_in;
 
 use std::collections::BTreeSet;
@@ -19,7 +20,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 pub use error::BackupError;
-pub use request::{BackupDone, BackupOptions, BackupRequest, DiskRequest, Doubt, Warning};
+pub use request::{
+    BackupDone, BackupOptions, BackupRequest, BeforePublish, DiskRequest, Doubt, Warning,
+};
 
 use crate::format::manifest::{DiskMode, MANIFEST_VERSION, Manifest, check_name};
 use crate::format::{FormatError, Unknown};
@@ -57,10 +60,13 @@ pub fn backup(
         contents: &contents,
         intake: &intake,
         request: &request,
-        options,
+        threads: options.threads,
+        audit_percent: options.audit_percent,
+        progress: options.progress,
+        cancel: options.cancel,
     }
-    .disks();
-    let ((records, warnings), stored) = match taken {
+    .all();
+    let (taken, stored) = match taken {
         Ok(taken) => (taken, intake.finish()?),
         // A worker that could not hand a frame over knows less than the thread that failed.
         Err(error) if error.is_consequence() => return Err(intake.failure().into()),
@@ -69,7 +75,11 @@ pub fn backup(
     if options.cancel.is_cancelled() {
         return Err(BackupError::Cancelled);
     }
-    let is_incremental = records
+    if let Some(check) = options.before_publish {
+        check().map_err(|reason| BackupError::Withdrawn { reason })?;
+    }
+    let is_incremental = taken
+        .disks
         .iter()
         .any(|disk| disk.mode == DiskMode::Incremental);
     let parent = request
@@ -85,7 +95,7 @@ pub fn backup(
         host: host_name(),
         program: concat!("cairn ", env!("CARGO_PKG_VERSION")).to_owned(),
         tags: request.tags,
-        disks: records,
+        disks: taken.disks,
         metadata: request.metadata,
         unknown: Unknown::new(),
     };
@@ -94,7 +104,7 @@ pub fn backup(
         snapshot,
         manifest,
         stored,
-        warnings,
+        warnings: taken.warnings,
     })
 }
 

@@ -20,7 +20,20 @@ pub struct DiskRequest {
     pub record: SourceRecord,
 }
 
+impl DiskRequest {
+    /// Returns a request to read all of a disk.
+    pub fn new(target: String, source: Box<dyn Source>, record: SourceRecord) -> Self {
+        Self {
+            target,
+            source,
+            changes_only: false,
+            record,
+        }
+    }
+}
+
 /// A snapshot to be made.
+#[derive(Default)]
 pub struct BackupRequest {
     /// The VM's name.
     pub vm: String,
@@ -38,12 +51,35 @@ pub struct BackupRequest {
 
 /// How a backup runs.
 pub struct BackupOptions<'o> {
-    /// Threads that read, cut and compress; at least 1.
+    /// Threads that read, cut and compress, over all disks; at least 1. No more disks than this
+    /// are read at once.
     pub threads: usize,
+    /// How much of what sources call unchanged is read all the same and compared with the parent,
+    /// in percent: 0 to 100. A difference fails the backup.
+    pub audit_percent: u8,
     /// Where counters go.
     pub progress: &'o Progress,
     /// Asked between regions.
     pub cancel: &'o Cancel,
+    /// Called once all that the snapshot needs is durable, just before it is published. Where it
+    /// fails, nothing is published, and the backup fails with its reason.
+    pub before_publish: Option<&'o BeforePublish<'o>>,
+}
+
+/// Has the last word on whether a snapshot is published; says why not.
+pub type BeforePublish<'o> = dyn Fn() -> Result<(), String> + 'o;
+
+impl<'o> BackupOptions<'o> {
+    /// Returns options without an audit, and with nothing to be done before publishing.
+    pub fn new(threads: usize, progress: &'o Progress, cancel: &'o Cancel) -> Self {
+        Self {
+            threads,
+            audit_percent: 0,
+            progress,
+            cancel,
+            before_publish: None,
+        }
+    }
 }
 
 /// A snapshot that was published.
