@@ -2,6 +2,7 @@
 
 mod error;
 mod file;
+mod limit;
 mod nbd;
 mod open;
 pub mod qcow2;
@@ -12,6 +13,7 @@ use std::ops::Range;
 
 pub use error::SourceError;
 pub use file::ReadAt;
+pub use limit::{Limited, RateLimit};
 pub use nbd::NbdSource;
 pub use open::{format_of, open, open_with};
 pub use spec::{Format, Location, SourceSpec, SpecError};
