@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
+use crate::format::domain::{DiskIdentity, DomainRecord};
 use crate::format::manifest::{Manifest, SourceRecord};
 use crate::id::SnapshotId;
 use crate::progress::{Cancel, Progress};
@@ -18,6 +21,18 @@ pub struct DiskRequest {
     pub changes_only: bool,
     /// What the manifest says of the source.
     pub record: SourceRecord,
+    /// What the disk is to its hypervisor.
+    pub identity: Option<DiskIdentity>,
+    /// Why it is not read by its changes alone, where that was wanted.
+    pub doubt: Option<String>,
+}
+
+/// One file to be kept with the snapshot, and with what is in its disks.
+pub struct FileRequest {
+    /// What it is called: letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// Its bytes.
+    pub source: Box<dyn Source>,
 }
 
 impl DiskRequest {
@@ -28,6 +43,8 @@ impl DiskRequest {
             source,
             changes_only: false,
             record,
+            identity: None,
+            doubt: None,
         }
     }
 }
@@ -47,6 +64,12 @@ pub struct BackupRequest {
     pub tags: BTreeMap<String, String>,
     /// Documents kept with the snapshot, such as a domain's XML.
     pub metadata: BTreeMap<String, String>,
+    /// Documents that are no texts, such as a domain's NVRAM. All of them are read.
+    pub files: Vec<FileRequest>,
+    /// The domain that is backed up.
+    pub domain: Option<DomainRecord>,
+    /// The point in time that the disks show; that of the call where it is not given.
+    pub time: Option<Timestamp>,
 }
 
 /// How a backup runs.

@@ -1,9 +1,10 @@
-//! Takes the disks of a backup in: by their changes where the parent can be relied on, and whole
+//! Takes the disks and files of a backup in: by their changes where the parent can be relied on, and whole
 //! where it turns out that it cannot.
 //!
 //! Several are read at once: one disk alone leaves the threads idle while its source is asked and
 //! its last regions are done.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -11,14 +12,15 @@ use std::thread;
 use super::BackupError;
 use super::disk::Disk;
 use super::pipeline::{Failure, Run, workers_max};
-use super::record::record;
-use super::request::{BackupRequest, DiskRequest, Doubt, Warning};
+use super::record;
+use super::request::{BackupRequest, DiskRequest, Doubt, FileRequest, Warning};
 use super::slots::Slots;
 use crate::chunker::{Cutter, GearTable};
-use crate::format::manifest::{DiskMode, DiskRecord};
+use crate::format::manifest::{DiskMode, DiskRecord, FileRecord};
 use crate::progress::{Cancel, Progress};
 use crate::recipe::{Recipe, Shape};
 use crate::repository::{Contents, Intake, RepositoryError};
+use crate::source::Source;
 
 /// What taking the disks in needs.
 pub(super) struct TakeIn<'t> {
@@ -31,10 +33,11 @@ pub(super) struct TakeIn<'t> {
     pub(super) cancel: &'t Cancel,
 }
 
-/// What came of all disks, in the order of the request.
+/// What came of all disks and files, in the order of the request.
 #[derive(Default)]
 pub(super) struct Taken {
     pub(super) disks: Vec<DiskRecord>,
+    pub(super) files: Vec<FileRecord>,
     pub(super) warnings: Vec<Warning>,
 }
 
@@ -44,12 +47,15 @@ struct Lanes {
     slots: Slots,
     failure: Failure,
     cutter: Cutter,
-    /// The disk that is taken in next.
+    /// The disk that is taken in next; files count on from the last disk.
     next: AtomicUsize,
 }
 
-/// The place in the request, and what came of the disk there.
-type Done = (usize, DiskRecord, Vec<Warning>);
+/// What came of one disk or file.
+enum Done {
+    Disk(DiskRecord, Vec<Warning>),
+    File(FileRecord),
+}
 
 /// Stops the other lanes when one panics: the backup is lost, and they would go on for hours.
 struct StopOnPanic<'s>(&'s Failure);
@@ -66,7 +72,7 @@ impl TakeIn<'_> {
     /// Takes all disks in, several at once.
     pub(super) fn all(&self) -> Result<Taken, BackupError> {
         let lanes = self.lanes();
-        let done = Mutex::new(Vec::with_capacity(self.request.disks.len()));
+        let done = Mutex::default();
         thread::scope(|scope| {
             for lane in 0..lanes.count {
                 let (lanes, done) = (&lanes, &done);
@@ -78,12 +84,16 @@ impl TakeIn<'_> {
             }
         });
         lanes.failure.into_result()?;
-        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-        done.sort_unstable_by_key(|(place, _, _)| *place);
+        let done: BTreeMap<usize, Done> = done.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut taken = Taken::default();
-        for (_, record, warnings) in done {
-            taken.disks.push(record);
-            taken.warnings.extend(warnings);
+        for done in done.into_values() {
+            match done {
+                Done::Disk(record, warnings) => {
+                    taken.disks.push(record);
+                    taken.warnings.extend(warnings);
+                }
+                Done::File(record) => taken.files.push(record),
+            }
         }
         Ok(taken)
     }
@@ -94,13 +104,13 @@ impl TakeIn<'_> {
             .keys()
             .gear()
             .map_or_else(GearTable::public, GearTable::keyed);
-        let is_remote = self
-            .request
-            .disks
-            .iter()
-            .any(|disk| disk.source.is_remote());
+        let BackupRequest { disks, files, .. } = self.request;
+        let is_remote = disks.iter().any(|disk| disk.source.is_remote());
         let workers = workers_max(self.threads, is_remote);
-        let count = self.threads.min(self.request.disks.len()).clamp(1, workers);
+        let count = self
+            .threads
+            .min(disks.len() + files.len())
+            .clamp(1, workers);
         Lanes {
             count,
             slots: Slots::new(workers, count),
@@ -111,17 +121,22 @@ impl TakeIn<'_> {
     }
 
     /// Takes in one disk after the other, until there are no more or one has failed.
-    fn lane(&self, lanes: &Lanes, lane: usize, done: &Mutex<Vec<Done>>) {
+    fn lane(&self, lanes: &Lanes, lane: usize, all: &Mutex<BTreeMap<usize, Done>>) {
         let _stop = StopOnPanic(&lanes.failure);
+        let BackupRequest { disks, files, .. } = self.request;
         while !lanes.failure.is_set() {
             let place = lanes.next.fetch_add(1, Ordering::Relaxed);
-            let Some(wanted) = self.request.disks.get(place) else {
+            let done = if let Some(wanted) = disks.get(place) {
+                self.disk(wanted, lanes, lane)
+            } else if let Some(wanted) = files.get(place - disks.len()) {
+                self.file(wanted, lanes, lane)
+            } else {
                 break;
             };
-            match self.disk(wanted, lanes, lane) {
-                Ok((record, warnings)) => {
-                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-                    done.push((place, record, warnings));
+            match done {
+                Ok(done) => {
+                    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+                    all.insert(place, done);
                 }
                 Err(error) => lanes.failure.set(error),
             }
@@ -129,12 +144,13 @@ impl TakeIn<'_> {
         lanes.slots.retire(lane);
     }
 
-    fn disk(
-        &self,
-        wanted: &DiskRequest,
-        lanes: &Lanes,
-        lane: usize,
-    ) -> Result<(DiskRecord, Vec<Warning>), BackupError> {
+    fn file(&self, wanted: &FileRequest, lanes: &Lanes, lane: usize) -> Result<Done, BackupError> {
+        let file = self.disk_of(&wanted.name, &*wanted.source, None)?;
+        let done = self.run(&file, lanes, lane).disk()?;
+        Ok(Done::File(record::file(wanted, &done)))
+    }
+
+    fn disk(&self, wanted: &DiskRequest, lanes: &Lanes, lane: usize) -> Result<Done, BackupError> {
         let mut warnings = Vec::new();
         let mut disk = self.open(wanted)?;
         if !disk.is_parent_whole()? {
@@ -147,6 +163,9 @@ impl TakeIn<'_> {
             self.drop_parent(&mut disk, Doubt::NotUnchanged { offset }, &mut warnings)?;
             done = self.run(&disk, lanes, lane).disk()?;
         }
+        // Whoever asked knows of the first doubt; ours come later.
+        let found = || warnings.first().map(|warning| warning.doubt.to_string());
+        let doubt = wanted.doubt.clone().or_else(found);
         if let Some(reason) = wanted.source.untold() {
             let (target, doubt) = (wanted.target.clone(), Doubt::Untold { reason });
             warnings.push(Warning { target, doubt });
@@ -159,40 +178,49 @@ impl TakeIn<'_> {
             (None, true) => DiskMode::Scan,
             (None, false) => DiskMode::Full,
         };
-        Ok((record(wanted, mode, &done), warnings))
+        let record = record::disk(wanted, mode, doubt, &done);
+        Ok(Done::Disk(record, warnings))
     }
 
     fn open<'d>(&'d self, wanted: &'d DiskRequest) -> Result<Disk<'d>, BackupError> {
         let target = wanted.target.as_str();
+        let parent = self.request.parent.as_ref();
+        let parent = parent.and_then(|parent| parent.disk(target));
+        if wanted.changes_only && parent.is_none() {
+            return Err(BackupError::NoParent {
+                target: target.to_owned(),
+            });
+        }
+        self.disk_of(
+            target,
+            &*wanted.source,
+            parent.filter(|_| wanted.changes_only),
+        )
+    }
+
+    fn disk_of<'d>(
+        &'d self,
+        target: &'d str,
+        source: &'d dyn Source,
+        parent: Option<&DiskRecord>,
+    ) -> Result<Disk<'d>, BackupError> {
         let window_len = self.contents.repository().chunker().window_len();
-        let recipe_error = |source| BackupError::Recipe {
-            target: target.to_owned(),
-            source,
+        let shape = |size| {
+            Shape::new(size, window_len).map_err(|source| BackupError::Recipe {
+                target: target.to_owned(),
+                source,
+            })
         };
-        let shape = Shape::new(wanted.source.size(), window_len).map_err(recipe_error)?;
-        let parent = self
-            .request
-            .parent
-            .as_ref()
-            .and_then(|parent| parent.disk(target));
-        let parent = match (wanted.changes_only, parent) {
-            (false, _) => None,
-            (true, None) => {
-                return Err(BackupError::NoParent {
-                    target: target.to_owned(),
-                });
-            }
-            (true, Some(disk)) => {
-                let shape = Shape::new(disk.size, window_len).map_err(recipe_error)?;
-                Some(Recipe::new(self.contents, shape, disk.recipe))
-            }
+        let recipe = |disk: &DiskRecord| {
+            let shape = shape(disk.size)?;
+            Ok::<_, BackupError>(Recipe::new(self.contents, shape, disk.recipe))
         };
         Ok(Disk {
             target,
-            source: &*wanted.source,
+            source,
             contents: self.contents,
-            shape,
-            parent,
+            shape: shape(source.size())?,
+            parent: parent.map(recipe).transpose()?,
         })
     }
 
