@@ -73,7 +73,11 @@ impl Held {
 /// # Errors
 ///
 /// [`DomainError::NotFrozen`] where the agent is wanted and does not answer.
-pub fn choose(domain: &Domain, wanted: Freeze, state: DomainState) -> Result<Option<Held>, DomainError> {
+pub fn choose(
+    domain: &Domain,
+    wanted: Freeze,
+    state: DomainState,
+) -> Result<Option<Held>, DomainError> {
     let is_running = state == DomainState::Running;
     match wanted {
         Freeze::None => Ok(None),
@@ -109,9 +113,16 @@ impl Guard {
     fn arm(program: &GuardProgram, domain: &Domain, held: Held) -> Result<Self, DomainError> {
         let failed = |reason: String| DomainError::NotFrozen { reason };
         let mut command = Command::new(&program.program);
-        command.args(&program.args).args([domain.connection().uri(), domain.uuid(), held.name()]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().map_err(|error| failed(format!("no guard: {error}")))?;
+        command
+            .args(&program.args)
+            .args([domain.connection().uri(), domain.uuid(), held.name()]);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = command
+            .spawn()
+            .map_err(|error| failed(format!("no guard: {error}")))?;
         let (Some(pipe), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(failed("the guard has no pipes".to_owned()));
         };
@@ -164,11 +175,7 @@ impl Stillness {
     /// # Errors
     ///
     /// [`DomainError::NotFrozen`]; the guest runs then.
-    pub fn begin(
-        program: &GuardProgram,
-        domain: &Domain,
-        held: Held,
-    ) -> Result<Self, DomainError> {
+    pub fn begin(program: &GuardProgram, domain: &Domain, held: Held) -> Result<Self, DomainError> {
         // Freezing waits for writes under way, and is bounded by the guard.
         let bound = i32::try_from(HELD_MAX.as_secs()).unwrap_or(AGENT_SECONDS);
         drop(domain.set_agent_timeout(bound));

@@ -61,7 +61,11 @@ pub(super) fn select(
     only: &[String],
     exclude: &[String],
 ) -> Result<(Vec<DomainDisk>, Vec<LeftOut>, Vec<LeftOut>), DomainError> {
-    if let Some(target) = only.iter().chain(exclude).find(|t| domain.disk(t).is_none()) {
+    if let Some(target) = only
+        .iter()
+        .chain(exclude)
+        .find(|t| domain.disk(t).is_none())
+    {
         let there: Vec<&str> = domain.disks.iter().map(|disk| &*disk.target).collect();
         return Err(DomainError::NoSuchDisk {
             domain: domain.name.clone(),
@@ -113,9 +117,9 @@ fn matter_of_course(disk: &DomainDisk) -> Option<&'static str> {
 fn unreadable_for(disk: &DomainDisk) -> Option<String> {
     match (&disk.source, disk.device.as_str()) {
         (_, "lun") => Some("a SCSI device that is passed through".to_owned()),
-        (DiskSource::Other(kind), _) => {
-            Some(format!("disks of type `{kind}` cannot be read by backup jobs"))
-        }
+        (DiskSource::Other(kind), _) => Some(format!(
+            "disks of type `{kind}` cannot be read by backup jobs"
+        )),
         _ => None,
     }
 }
@@ -139,11 +143,18 @@ pub(super) fn doubt(
     let Some(record) = parent.snapshot.disk(&disk.target) else {
         return Some("the parent does not have this disk".to_owned());
     };
-    let marked = parent.checkpoint.disks.iter().find(|(target, _)| *target == disk.target);
+    let marked = parent
+        .checkpoint
+        .disks
+        .iter()
+        .find(|(target, _)| *target == disk.target);
     match marked {
         None => return Some("the parent's checkpoint has no bitmap on it".to_owned()),
         Some((_, None)) => {
-            return Some(format!("bitmap {} is missing or broken", parent.checkpoint.name));
+            return Some(format!(
+                "bitmap {} is missing or broken",
+                parent.checkpoint.name
+            ));
         }
         Some((_, Some(_))) => {}
     }
@@ -163,7 +174,10 @@ fn other_image(
     if before.bitmap.as_deref() != Some(checkpoint) {
         return Some("the parent made no bitmap on it".to_owned());
     }
-    let is_below = disk.backing.iter().any(|path| path.as_os_str() == before.path.as_str());
+    let is_below = disk
+        .backing
+        .iter()
+        .any(|path| path.as_os_str() == before.path.as_str());
     if before.path == identity.path {
         let told = before.inode.zip(identity.inode);
         return told
