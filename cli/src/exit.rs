@@ -370,9 +370,9 @@ fn guest_hint(error: &GuestError) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use cairn_engine::id::SnapshotId;
-
     use std::io;
+
+    use cairn_engine::id::SnapshotId;
 
     use super::*;
 

@@ -103,8 +103,8 @@ impl Run<'_> {
             if is_stopped() {
                 return Err(BackupError::Cancelled);
             }
-            // Chunks at the end of a longer parent are no longer what they were. One that leaves its
-            // region is none of ours, and would not fit.
+            // Chunks at the end of a longer parent are no longer what they were. One that leaves
+            // its region is none of ours, and would not fit.
             let end = common.min(region.start + REGION_LEN);
             region.chunks.retain(|chunk| chunk.end() <= end);
             disk.keep_unchanged(&mut region)?;

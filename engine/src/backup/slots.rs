@@ -51,7 +51,7 @@ impl Slots {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a slot. Returns `None` once `is_stopped`, which is asked when a slot is given back.
+    /// Waits for a slot. Returns `None` once `is_stopped`: it is asked when a slot is given back.
     pub(super) fn take(
         &self,
         lane: usize,

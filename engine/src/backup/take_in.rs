@@ -1,5 +1,5 @@
-//! Takes the disks and files of a backup in: by their changes where the parent can be relied on, and whole
-//! where it turns out that it cannot.
+//! Takes the disks and files of a backup in: by their changes where the parent can be relied on,
+//! and whole where it turns out that it cannot.
 //!
 //! Several are read at once: one disk alone leaves the threads idle while its source is asked and
 //! its last regions are done.

@@ -110,7 +110,8 @@ impl NodeVisitor for Scout<'_> {
     }
 }
 
-/// Follows the recipes of all disks and files of `snapshots`, and adds a fault for all that is lost.
+/// Follows the recipes of all disks and files of `snapshots`, and adds a fault for all that is
+/// lost.
 pub(super) fn check(
     contents: &Contents,
     snapshots: &[&Snapshot],
