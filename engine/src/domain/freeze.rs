@@ -131,7 +131,7 @@ impl Guard {
             let mut line = String::new();
             let read = BufReader::new(output).read_line(&mut line).is_ok();
             // Nobody waits any more where the guard took too long.
-            drop(ready.send(read && line.trim() == READY));
+            let _sent = ready.send(read && line.trim() == READY);
         });
         match is_ready.recv_timeout(READY_MAX) {
             Ok(true) => Ok(Self { child, pipe }),
@@ -263,7 +263,7 @@ pub fn guard(
     std::thread::spawn(move || {
         let mut line = String::new();
         let read = BufReader::new(input).read_line(&mut line).is_ok();
-        drop(heard.send(read && line == DONE));
+        let _sent = heard.send(read && line == DONE);
     });
     match word.recv_timeout(HELD_MAX) {
         Ok(true) => return Ok(()),

@@ -6,6 +6,7 @@
 
 use super::options::Reading;
 use crate::domain::DomainError;
+use crate::format::Unknown;
 use crate::format::domain::{DiskIdentity, LeftOut};
 use crate::format::manifest::DiskRecord;
 use crate::repository::Snapshot;
@@ -55,12 +56,22 @@ pub(super) struct Parent {
     pub(super) checkpoint: Checkpoint,
 }
 
+/// A domain's disks, told apart.
+#[derive(Debug, Clone)]
+pub(super) struct Selected {
+    pub(super) chosen: Vec<DomainDisk>,
+    /// As in [`Plan`].
+    pub(super) left_out: Vec<LeftOut>,
+    /// As in [`Plan`].
+    pub(super) unreadable: Vec<LeftOut>,
+}
+
 /// Chooses the disks.
 pub(super) fn select(
     domain: &DomainDescription,
     only: &[String],
     exclude: &[String],
-) -> Result<(Vec<DomainDisk>, Vec<LeftOut>, Vec<LeftOut>), DomainError> {
+) -> Result<Selected, DomainError> {
     if let Some(target) = only
         .iter()
         .chain(exclude)
@@ -78,6 +89,7 @@ pub(super) fn select(
         let out = |reason: &str| LeftOut {
             target: disk.target.clone(),
             reason: reason.to_owned(),
+            unknown: Unknown::new(),
         };
         if exclude.contains(&disk.target) {
             left_out.push(out("excluded"));
@@ -100,7 +112,11 @@ pub(super) fn select(
             reasons: reasons.join("; "),
         });
     }
-    Ok((chosen, left_out, unreadable))
+    Ok(Selected {
+        chosen,
+        left_out,
+        unreadable,
+    })
 }
 
 fn matter_of_course(disk: &DomainDisk) -> Option<&'static str> {
@@ -232,11 +248,11 @@ mod tests {
             disk("vdc", "disk", DiskSource::Other("vhostuser".to_owned())),
         ]);
         let exclude = ["vdb".to_owned()];
-        let (chosen, left_out, unreadable) = select(&domain, &[], &exclude).expect("one is left");
+        let selected = select(&domain, &[], &exclude).expect("one is left");
         let names = |out: &[LeftOut]| out.iter().map(|out| out.target.clone()).collect::<Vec<_>>();
-        assert_eq!(chosen.len(), 1);
-        assert_eq!(names(&left_out), ["vdb", "sda"]);
-        assert_eq!(names(&unreadable), ["vdc"]);
+        assert_eq!(selected.chosen.len(), 1);
+        assert_eq!(names(&selected.left_out), ["vdb", "sda"]);
+        assert_eq!(names(&selected.unreadable), ["vdc"]);
         let unknown = select(&domain, &["vdx".to_owned()], &[]);
         assert!(matches!(unknown, Err(DomainError::NoSuchDisk { .. })));
         let nothing = select(&domain, &["sda".to_owned()], &[]);

@@ -321,10 +321,10 @@ impl PullHold {
 /// job is another program's, and is left alone.
 pub(in crate::domain) fn end_job(domain: &Domain, socket: &Path) -> Result<(), LibvirtError> {
     let begun = Instant::now();
-    let is_ours = |xml: String| xml.contains(&*socket.to_string_lossy());
+    let is_ours = |xml: &String| xml.contains(&*socket.to_string_lossy());
     loop {
         let ended = match domain.backup_xml() {
-            Ok(job) if !job.is_some_and(is_ours) => return Ok(()),
+            Ok(job) if !job.as_ref().is_some_and(is_ours) => return Ok(()),
             Ok(_) => domain.abort_job(),
             Err(error) => Err(error),
         };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::options::{DomainBackupDone, DomainBackupOptions, Reading, Way};
-use super::plan::{Parent, Plan, PlannedDisk};
+use super::plan::{Parent, Plan, PlannedDisk, Selected};
 use super::view::{Opener, Run, View};
 use super::{identity, lineage, plan, pull};
 use crate::backup::{self as engine, BackupDone, BackupError, BackupOptions, BackupRequest};
@@ -117,7 +117,6 @@ impl Attempt<'_> {
         let name = self.name()?;
         let stop = Cancel::default();
         let run = Run {
-            repository: self.repository,
             domain,
             description: &description,
             state,
@@ -149,8 +148,11 @@ impl Attempt<'_> {
         parent: Option<&Parent>,
     ) -> Result<Plan, DomainError> {
         let options = self.options;
-        let (chosen, left_out, unreadable) =
-            plan::select(description, &options.only, &options.exclude)?;
+        let Selected {
+            chosen,
+            left_out,
+            unreadable,
+        } = plan::select(description, &options.only, &options.exclude)?;
         let is_local = *self.transport == Transport::Local;
         let mut disks = Vec::with_capacity(chosen.len());
         for disk in chosen {
