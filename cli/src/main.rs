@@ -6,6 +6,8 @@ mod context;
 mod exit;
 mod files;
 mod interrupt;
+#[cfg(feature = "libvirt")]
+mod libvirt;
 mod mount;
 mod output;
 mod password;

@@ -9,6 +9,8 @@ pub mod time;
 pub mod analyze;
 pub mod backup;
 pub mod diff;
+#[cfg(feature = "libvirt")]
+pub mod domain;
 pub mod export;
 pub mod forget;
 pub mod get;
