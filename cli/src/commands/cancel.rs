@@ -16,8 +16,8 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// End the backup of a domain that is at work
 ///
-/// The backup's own process is asked to stop, and waited for: it publishes nothing, ends its job, and
-/// the guest goes on.
+/// The backup's own process is asked to stop, and waited for: it publishes nothing, ends its job,
+/// and the guest goes on.
 #[derive(Debug, clap::Args)]
 pub struct CancelArgs {
     /// Name or UUID of the domain

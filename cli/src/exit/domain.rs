@@ -41,7 +41,7 @@ pub(super) fn hint(cause: Cause<'_>) -> Option<String> {
         DomainError::ForeignJob { .. } => "`virsh domjobabort` ends it, if it is yours to end",
         DomainError::NotIncremental { .. } => "leave --incremental out to read the disk whole",
         DomainError::NoScratch { .. } => {
-            "make room, put scratch elsewhere with --scratch-dir, or ask for less with --scratch-min"
+            "make room, put scratch elsewhere with --scratch-dir, or want less with --scratch-min"
         }
         DomainError::ScratchInMemory { .. } => "--scratch-dir names a folder on a disk",
         DomainError::NotFrozen { .. } => {

@@ -15,8 +15,8 @@ pub struct Recovered {
     pub runs: usize,
 }
 
-/// Clears what dead runs of a domain left: a frozen guest, a job, its scratch files, its checkpoint.
-/// The domain's lock must be held.
+/// Clears what dead runs of a domain left: a frozen guest, a job, its scratch files, its
+/// checkpoint. The domain's lock must be held.
 pub fn recover(
     domain: &Domain,
     run_folder: &Path,

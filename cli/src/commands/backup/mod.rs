@@ -29,8 +29,8 @@ Without --disk the VM is a domain of libvirt, running or off: all of its disks a
 were at one moment, read by their changes where it is proven what these are. Hooks run at
 before-backup, before-freeze, before-job (the guest is frozen), after-freeze (it runs again),
 after-job and after-backup, by /bin/sh, with CAIRN_PHASE, CAIRN_DOMAIN, CAIRN_DOMAIN_UUID,
-CAIRN_REPOSITORY_ID and, after the backup, CAIRN_STATUS (done or failed) and CAIRN_SNAPSHOT. One that
-fails ends the backup; after it, it is a warning.
+CAIRN_REPOSITORY_ID and, after the backup, CAIRN_STATUS (done or failed) and CAIRN_SNAPSHOT. One
+that fails ends the backup; after it, it is a warning.
 
 SOURCE is a path or an NBD URI, with options after commas:
   format=raw|qcow2    the image's format, where its extension does not tell
@@ -63,8 +63,7 @@ backup, and `--clear` right after each later one, it does.";
 /// Back up virtual machines
 ///
 /// Only what the repository does not have yet is stored. Of a libvirt domain, and with a parent and
-/// a bitmap, or a delta, only what has changed is read. Every snapshot is complete in itself all the
-/// same.
+/// a bitmap, or a delta, only what has changed is read. Every snapshot is complete in itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::with_snapshots(EXAMPLES))]
 pub struct BackupArgs {

@@ -20,8 +20,8 @@ pub(super) struct Moment {
     pub(super) warnings: Vec<String>,
 }
 
-/// Holds the guest still as the user wants it, lets `begin` begin the job, and lets the guest go on,
-/// whatever comes of it.
+/// Holds the guest still as the user wants it, lets `begin` begin the job, and lets the guest go
+/// on, whatever comes of it.
 pub(super) fn at_one_moment(
     run: &Run<'_>,
     folder: &mut RunFolder,

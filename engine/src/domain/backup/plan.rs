@@ -1,8 +1,8 @@
 //! Which of a domain's disks are backed up, and against what. Pure.
 //!
 //! A disk is read by its changes only with proof: a published snapshot of this repository holds the
-//! disk of this domain, its checkpoint is there with an intact bitmap on this disk, and the image is
-//! the one that the bitmap was made on. Every doubt means that all of it is read.
+//! disk of this domain, its checkpoint is there with an intact bitmap on this disk, and the image
+//! is the one that the bitmap was made on. Every doubt means that all of it is read.
 
 use super::options::Reading;
 use crate::domain::DomainError;
