@@ -10,3 +10,5 @@ mod world;
 mod lab;
 
 mod harness;
+mod live_backup;
+mod live_interrupt;

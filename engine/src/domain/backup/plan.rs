@@ -66,6 +66,16 @@ pub(super) struct Selected {
     pub(super) unreadable: Vec<LeftOut>,
 }
 
+impl Parent {
+    /// Returns whether its checkpoint has an intact bitmap on some disk.
+    pub(super) fn is_proven(&self) -> bool {
+        self.checkpoint
+            .disks
+            .iter()
+            .any(|(_, marked)| marked.is_some())
+    }
+}
+
 /// Chooses the disks.
 pub(super) fn select(
     domain: &DomainDescription,

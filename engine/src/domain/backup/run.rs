@@ -294,7 +294,8 @@ impl Attempt<'_> {
             return Ok(());
         };
         let mut keep = vec![own];
-        keep.extend(run.parent.map(|parent| parent.checkpoint.name.as_str()));
+        let parent = run.parent.filter(|parent| parent.is_proven());
+        keep.extend(parent.map(|parent| parent.checkpoint.name.as_str()));
         let repository = &self.repository.config().repository_id;
         Ok(delete_others(self.domain, repository, &keep)?)
     }
@@ -334,11 +335,12 @@ impl Attempt<'_> {
             not_saved: taken.not_saved,
             unknown: Unknown::new(),
         };
+        let parent = run.parent.filter(|parent| parent.is_proven());
         let is_of_vm = |snapshot: &Snapshot| snapshot.manifest.vm == self.domain.name();
         Ok(BackupRequest {
             vm: self.domain.name().to_owned(),
             disks: taken.disks,
-            parent: run.parent.map(|parent| parent.snapshot.clone()),
+            parent: parent.map(|parent| parent.snapshot.clone()),
             is_known_vm: self.snapshots.iter().any(is_of_vm),
             tags: self.options.tags.clone(),
             metadata,
