@@ -4,6 +4,7 @@ mod error;
 mod file;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
+mod limit;
 mod nbd;
 mod open;
 pub mod qcow2;
@@ -14,6 +15,7 @@ use std::ops::Range;
 
 pub use error::SourceError;
 pub use file::ReadAt;
+pub use limit::{Limited, RateLimit};
 pub use nbd::NbdSource;
 pub use open::{format_of, open, open_with};
 pub use spec::{Format, Location, SourceSpec, SpecError};
