@@ -1,2 +1,14 @@
 //! Domains of a libvirt host, backed up and brought back: puts the operations together with what
 //! libvirt does.
+
+pub mod backup;
+pub mod checkpoint;
+pub mod error;
+pub mod freeze;
+pub mod hook;
+pub mod lock;
+pub mod recover;
+pub mod rewrite;
+pub mod run_folder;
+
+pub use error::DomainError;

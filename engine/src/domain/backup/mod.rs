@@ -1,0 +1,20 @@
+//! Backup of a domain: all its disks at one moment, read by their changes where these are proven.
+
+mod begin;
+mod extras;
+mod identity;
+mod lineage;
+mod options;
+mod plan;
+mod pull;
+mod run;
+mod scratch;
+mod view;
+mod watch;
+
+pub use options::{
+    DomainBackupDone, DomainBackupOptions, Offline, Reading, ScratchOptions, TlsOptions, Way,
+};
+pub(super) use pull::end_job;
+pub use run::{DOMAIN_XML, back_up};
+pub use extras::{NVRAM, TPM};

@@ -1,0 +1,337 @@
+//! A backup job of a running domain: QEMU serves all disks as they were when it began.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::after;
+
+use super::begin::{Moment, at_one_moment};
+use super::plan::{Plan, PlannedDisk};
+use super::scratch::Scratch;
+use super::view::{Hold, Run, View};
+use super::watch::{Trouble, Watch, look};
+use crate::backup::DiskRequest;
+use crate::domain::DomainError;
+use crate::domain::run_folder::{RunFolder, RunRecord};
+use crate::format::Unknown;
+use crate::format::domain::Method;
+use crate::format::manifest::SourceRecord;
+use crate::nbd::client::ClientOptions;
+use crate::nbd::uri::Uri;
+use crate::source::libvirt::xml::{
+    BackupDisk, BackupJob, BackupServer, Checkpoint, checkpoint_xml,
+};
+use crate::source::libvirt::{
+    CheckpointDescription, Domain, DomainState, LibvirtError, Reason,
+};
+use crate::source::{NbdSource, Source};
+
+/// How long the end of a job is tried where the daemon cannot be reached.
+const END_MAX: Duration = Duration::from_secs(30);
+/// How long QEMU may take to let go of its files.
+const CLEAR_MAX: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_millis(50);
+
+/// Opens a view by a backup job.
+pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> {
+    let sizes = plan.disks.iter().map(|planned| {
+        let size = run.domain.disk_size(&planned.disk.target)?;
+        Ok((&planned.disk, size))
+    });
+    let sizes: Vec<_> = sizes.collect::<Result<_, LibvirtError>>()?;
+    let scratch = Scratch::plan(run.name.drawn(), &sizes, &run.options.scratch, run.is_local())?;
+    let record = RunRecord {
+        uuid: run.domain.uuid().to_owned(),
+        name: run.domain.name().to_owned(),
+        pid: std::process::id(),
+        checkpoint: Some(run.name.to_string()),
+        scratch: scratch.files(),
+        overlays: Vec::new(),
+        frozen: None,
+        published: false,
+    };
+    let label = run.description.label;
+    let mut folder = RunFolder::make(run.run_folder(), run.name.drawn(), label, record)?;
+    let begun = at_one_moment(run, &mut folder, || begin(run, plan, &scratch, &folder_socket(run)));
+    // Whatever becomes of it, from here on the job is ended by its hold.
+    let watch = Watch::start(
+        run.domain.clone(),
+        scratch.clone(),
+        run.options.cancel.clone(),
+        run.stop.clone(),
+    );
+    let hold = Box::new(PullHold {
+        domain: run.domain.clone(),
+        checkpoint: run.name.to_string(),
+        folder,
+        scratch,
+        watch: watch.ok(),
+        ended: false,
+    });
+    let moment = begun?;
+    if hold.watch.is_none() {
+        let reason = "no thread can be started to watch the job".to_owned();
+        return Err(DomainError::GivenUp { reason });
+    }
+    let disks = plan.disks.iter().map(|planned| request(run, planned, &hold.folder));
+    let disks = disks.collect::<Result<Vec<_>, _>>()?;
+    Ok(view(run, disks, moment, hold))
+}
+
+fn view(run: &Run<'_>, disks: Vec<DiskRequest>, moment: Moment, hold: Box<PullHold>) -> View {
+    let Moment {
+        consistency,
+        extras,
+        time,
+        frozen_ms,
+        warnings,
+    } = moment;
+    let has_bitmap = disks.iter().any(|disk| {
+        let identity = disk.identity.as_ref();
+        identity.is_some_and(|identity| identity.bitmap.is_some())
+    });
+    let checkpoint = has_bitmap.then(|| (run.name.to_string(), created(run.domain, &hold.checkpoint)));
+    View {
+        disks,
+        files: extras.files,
+        not_saved: extras.not_saved,
+        method: Method::Pull,
+        consistency,
+        checkpoint,
+        time,
+        frozen_ms,
+        warnings,
+        hold,
+    }
+}
+
+/// Returns when libvirt says that a checkpoint was made.
+fn created(domain: &Domain, name: &str) -> Option<i64> {
+    let xml = domain.checkpoint_xml(name, CheckpointDescription::Plain).ok()?;
+    Checkpoint::parse(&xml).ok()?.created
+}
+
+fn folder_socket(run: &Run<'_>) -> std::path::PathBuf {
+    run.run_folder().join(run.name.drawn()).join("nbd.sock")
+}
+
+/// Begins the job. Where bitmaps that were proven a moment ago are broken now, all is read.
+fn begin(
+    run: &Run<'_>,
+    plan: &mut Plan,
+    scratch: &Scratch,
+    socket: &Path,
+) -> Result<(), LibvirtError> {
+    let server = BackupServer::Unix(socket.to_owned());
+    let checkpoint = checkpoint(run, plan);
+    let begun = run.domain.backup_begin(&job(run, plan, scratch, &server).xml(), checkpoint.as_deref());
+    let Err(error) = begun else {
+        return Ok(());
+    };
+    let is_broken = matches!(error.reason, Reason::CheckpointInconsistent | Reason::NoCheckpoint);
+    if !is_broken || plan.disks.iter().all(|planned| planned.doubt.is_some()) {
+        return Err(error);
+    }
+    for planned in plan.disks.iter_mut().filter(|planned| planned.doubt.is_none()) {
+        planned.doubt = Some(format!("the bitmap cannot be used: {}", error.message));
+    }
+    let job = job(run, plan, scratch, &server);
+    run.domain.backup_begin(&job.xml(), checkpoint.as_deref())
+}
+
+fn job(run: &Run<'_>, plan: &Plan, scratch: &Scratch, server: &BackupServer) -> BackupJob {
+    let disks = plan.disks.iter().map(|planned| BackupDisk {
+        target: planned.disk.target.clone(),
+        incremental: since(run, planned),
+        scratch: scratch.file(&planned.disk.target),
+        has_bitmap: planned.can_have_bitmap(),
+    });
+    BackupJob {
+        server: server.clone(),
+        disks: disks.collect(),
+        left_out: plan.others(),
+    }
+}
+
+/// Returns the checkpoint that a disk is read since.
+fn since(run: &Run<'_>, planned: &PlannedDisk) -> Option<String> {
+    let parent = run.parent.filter(|_| planned.doubt.is_none())?;
+    Some(parent.checkpoint.name.clone())
+}
+
+fn checkpoint(run: &Run<'_>, plan: &Plan) -> Option<String> {
+    let (with, without): (Vec<_>, Vec<_>) =
+        plan.disks.iter().partition(|planned| planned.can_have_bitmap());
+    let names = |disks: Vec<&PlannedDisk>| disks.into_iter().map(|p| p.disk.target.clone()).collect();
+    let with: Vec<String> = names(with);
+    let mut others: Vec<String> = names(without);
+    others.extend(plan.others());
+    let description = format!(
+        "made by cairn on {}, process {}, {}",
+        crate::repository::host_name(),
+        std::process::id(),
+        jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+    );
+    let name = run.name.to_string();
+    (!with.is_empty()).then(|| checkpoint_xml(&name, &description, None, &with, &others))
+}
+
+/// Connects to one disk's export.
+fn request(
+    run: &Run<'_>,
+    planned: &PlannedDisk,
+    folder: &RunFolder,
+) -> Result<DiskRequest, DomainError> {
+    let target = &planned.disk.target;
+    let since = since(run, planned);
+    let context = since.as_ref().map(|_| format!("qemu:dirty-bitmap:backup-{target}"));
+    let text = format!("nbd+unix:///{}?socket={}", percent(target), percent(&folder.socket().to_string_lossy()));
+    let failed = |source| DomainError::Source {
+        target: target.clone(),
+        source,
+    };
+    let uri = Uri::parse(&text).map_err(|error| DomainError::GivenUp {
+        reason: format!("its socket cannot be named: {error}"),
+    })?;
+    let waiting = ClientOptions {
+        cancel: run.stop.clone(),
+        ..ClientOptions::default()
+    };
+    let source = NbdSource::open_with(&uri, context.as_deref(), &waiting).map_err(failed)?;
+    let source: Box<dyn Source> = Box::new(source);
+    let source = match &run.options.limit {
+        Some(limit) => {
+            let limit = std::sync::Arc::clone(limit);
+            Box::new(crate::source::limit::Limited::new(source, limit, run.stop.clone()))
+        }
+        None => source,
+    };
+    let mut identity = planned.identity.clone();
+    identity.bitmap = planned.can_have_bitmap().then(|| run.name.to_string());
+    Ok(DiskRequest {
+        target: target.clone(),
+        source,
+        changes_only: since.is_some(),
+        record: SourceRecord {
+            kind: "libvirt".to_owned(),
+            location: identity.path.clone(),
+            bitmap: since,
+            unknown: Unknown::new(),
+        },
+        identity: Some(identity),
+        doubt: planned.doubt.clone().filter(|_| planned.is_known),
+    })
+}
+
+/// Writes what a URI would read otherwise.
+fn percent(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
+    let bytes = text.bytes().map(|byte| match plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    });
+    bytes.collect()
+}
+
+/// A backup job at work.
+struct PullHold {
+    domain: Domain,
+    checkpoint: String,
+    folder: RunFolder,
+    scratch: Scratch,
+    watch: Option<Watch>,
+    ended: bool,
+}
+
+impl PullHold {
+    fn finish(&mut self, published: bool) -> Vec<String> {
+        if std::mem::replace(&mut self.ended, true) {
+            return Vec::new();
+        }
+        self.watch = None;
+        let mut faults = Vec::new();
+        if published {
+            // Whoever clears up after us must not take the checkpoint away.
+            drop(self.folder.update(|record| record.published = true));
+        }
+        if let Err(error) = end_job(&self.domain, &self.folder.socket()) {
+            faults.push(format!("the backup job could not be ended: {error}"));
+        }
+        if self.domain.state().ok() == Some(DomainState::PausedByIoError) {
+            let resumed = self.domain.resume();
+            faults.extend(resumed.err().map(|error| error.to_string()));
+        }
+        if !published && let Err(error) = self.domain.checkpoint_delete(&self.checkpoint) {
+            faults.push(error.to_string());
+        }
+        self.clear_files();
+        faults
+    }
+
+    /// Waits until QEMU has let go of its files, and removes what it left.
+    fn clear_files(&self) {
+        let files = self.scratch.files();
+        let begun = Instant::now();
+        while files.iter().any(|file| file.exists()) && begun.elapsed() < CLEAR_MAX {
+            let _now = after(TICK).recv();
+        }
+        if let Ok(None) = self.domain.backup_xml() {
+            for file in files {
+                drop(std::fs::remove_file(file));
+            }
+        }
+    }
+}
+
+/// Ends the job that serves on a socket, over a new connection where the old one is gone. Another
+/// job is another program's, and is left alone.
+pub(in crate::domain) fn end_job(domain: &Domain, socket: &Path) -> Result<(), LibvirtError> {
+    let begun = Instant::now();
+    let is_ours = |xml: String| xml.contains(&*socket.to_string_lossy());
+    loop {
+        let ended = match domain.backup_xml() {
+            Ok(job) if !job.is_some_and(is_ours) => return Ok(()),
+            Ok(_) => domain.abort_job(),
+            Err(error) => Err(error),
+        };
+        match ended {
+            Err(error) if error.is_disconnected() && begun.elapsed() < END_MAX => {
+                drop(domain.connection().revive());
+                let _now = after(Duration::from_millis(500)).recv();
+            }
+            Err(error) if error.reason == Reason::NoDomain => return Ok(()),
+            ended => return ended,
+        }
+    }
+}
+
+impl Hold for PullHold {
+    fn check(&self) -> Result<(), String> {
+        match look(&self.domain) {
+            Some(Trouble::Off) => Err("the domain stopped while it was read".to_owned()),
+            Some(Trouble::Other(reason)) => Err(reason),
+            None => Ok(()),
+        }
+    }
+
+    fn stopped_by(&self) -> Option<DomainError> {
+        let seen = self.watch.as_ref().and_then(Watch::trouble);
+        seen.or_else(|| match look(&self.domain) {
+            Some(Trouble::Off) => Some(DomainError::Off {
+                domain: self.domain.name().to_owned(),
+            }),
+            _ => None,
+        })
+    }
+
+    fn end(mut self: Box<Self>, published: bool) -> Vec<String> {
+        self.finish(published)
+    }
+}
+
+impl Drop for PullHold {
+    fn drop(&mut self) {
+        // Nobody is left to be told.
+        drop(self.finish(false));
+    }
+}

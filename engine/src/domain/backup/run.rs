@@ -1,0 +1,368 @@
+//! The backup of a domain, from the lock to the end of the job.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::options::{DomainBackupDone, DomainBackupOptions, Reading, Way};
+use super::plan::{Parent, Plan, PlannedDisk};
+use super::view::{Opener, Run, View};
+use super::{identity, lineage, plan, pull};
+use crate::backup::{self as engine, BackupDone, BackupError, BackupOptions, BackupRequest};
+use crate::domain::checkpoint::{CheckpointName, delete_others};
+use crate::domain::hook::{self, HookEnvironment, Phase};
+use crate::domain::lock::DomainLock;
+use crate::domain::{DomainError, recover};
+use crate::format::Unknown;
+use crate::format::domain::{DomainRecord, LeftOut};
+use crate::progress::Cancel;
+use crate::repository::{Repository, Snapshot};
+use crate::source::libvirt::xml::DomainDescription;
+use crate::source::libvirt::{Domain, DomainState, Transport};
+
+/// Key of the domain's XML in a manifest's metadata.
+pub const DOMAIN_XML: &str = "domain";
+/// Key of the checkpoint's XML there.
+const CHECKPOINT_XML: &str = "checkpoint";
+
+/// Backs a domain up. `snapshots` are the repository's, those not forgotten, oldest first.
+///
+/// # Errors
+///
+/// Nothing is published then. The guest runs, the job is ended, and the checkpoints of before are
+/// still there; what could not be undone is cleared by the next run.
+pub fn back_up(
+    repository: &Arc<Repository>,
+    snapshots: &[Snapshot],
+    domain: &Domain,
+    options: &DomainBackupOptions<'_>,
+) -> Result<DomainBackupDone, DomainError> {
+    let transport = domain.connection().transport();
+    if let Transport::Refused { transport } = &transport {
+        let reason = format!("connections by {transport} protect nothing: use ssh or TLS");
+        return Err(DomainError::Transport { reason });
+    }
+    let _lock = DomainLock::take(&options.run_folder, domain.name(), domain.uuid())?;
+    recover::recover(domain, &options.run_folder, options.say)?;
+    refuse_foreign_job(domain)?;
+    let mut told = HookEnvironment::default();
+    told.set("CAIRN_DOMAIN", domain.name());
+    told.set("CAIRN_DOMAIN_UUID", domain.uuid());
+    told.set("CAIRN_REPOSITORY_ID", &repository.config().repository_id.to_hex());
+    hook::run(&options.hooks, Phase::BeforeBackup, &told)?;
+    let attempt = Attempt {
+        repository,
+        snapshots,
+        domain,
+        options,
+        transport: &transport,
+        told: &told,
+    };
+    let mut done = attempt.run();
+    if let Err(DomainError::Off { .. }) = done
+        && !options.cancel.is_cancelled()
+    {
+        (options.say)("the domain stopped while it was read; its images are read now");
+        done = attempt.run();
+    }
+    let mut ended = told.clone();
+    ended.set("CAIRN_STATUS", if done.is_ok() { "done" } else { "failed" });
+    if let Ok(done) = &done {
+        ended.set("CAIRN_SNAPSHOT", &done.backup.snapshot.to_hex());
+    }
+    let after = hook::run(&options.hooks, Phase::AfterBackup, &ended);
+    let mut done = done?;
+    // The snapshot is there, whatever the hook says.
+    done.warnings.extend(after.err().map(|error| error.to_string()));
+    Ok(done)
+}
+
+/// Fails at once where libvirt would wait half a minute for another's job to end.
+fn refuse_foreign_job(domain: &Domain) -> Result<(), DomainError> {
+    let Some(xml) = domain.backup_xml()? else {
+        return Ok(());
+    };
+    let start = xml.find("socket=").or_else(|| xml.find("<server"));
+    let what: String = xml[start.unwrap_or(0)..].chars().take(80).collect();
+    Err(DomainError::ForeignJob {
+        domain: domain.name().to_owned(),
+        what: what.split('>').next().unwrap_or_default().to_owned(),
+    })
+}
+
+/// One try to back a domain up.
+struct Attempt<'a> {
+    repository: &'a Arc<Repository>,
+    snapshots: &'a [Snapshot],
+    domain: &'a Domain,
+    options: &'a DomainBackupOptions<'a>,
+    transport: &'a Transport,
+    told: &'a HookEnvironment,
+}
+
+impl Attempt<'_> {
+    fn run(&self) -> Result<DomainBackupDone, DomainError> {
+        let domain = self.domain;
+        let xml = |source| DomainError::Xml {
+            domain: domain.name().to_owned(),
+            source,
+        };
+        let state = domain.state()?;
+        let description = DomainDescription::parse(&domain.xml()?).map_err(xml)?;
+        let parent = lineage::newest_proven(domain, self.snapshots)?;
+        let mut plan = self.plan(&description, parent.as_ref())?;
+        let name = self.name()?;
+        let stop = Cancel::default();
+        let run = Run {
+            repository: self.repository,
+            domain,
+            description: &description,
+            state,
+            transport: self.transport,
+            options: self.options,
+            name: &name,
+            parent: parent.as_ref(),
+            told: self.told,
+            stop: &stop,
+        };
+        let view = self.opener(state)?(&run, &mut plan)?;
+        self.say_doubts(&plan);
+        self.take(view, &run, plan)
+    }
+
+    /// Chooses how the disks are held at one moment.
+    fn opener(&self, state: DomainState) -> Result<Opener, DomainError> {
+        match (self.options.way, state.has_process()) {
+            (Way::Job, true) => Ok(pull::open),
+            (_, false) | (Way::Snapshot | Way::Memory, true) => Err(DomainError::Off {
+                domain: self.domain.name().to_owned(),
+            }),
+        }
+    }
+
+    fn plan(
+        &self,
+        description: &DomainDescription,
+        parent: Option<&Parent>,
+    ) -> Result<Plan, DomainError> {
+        let options = self.options;
+        let (chosen, left_out, unreadable) =
+            plan::select(description, &options.only, &options.exclude)?;
+        let is_local = *self.transport == Transport::Local;
+        let mut disks = Vec::with_capacity(chosen.len());
+        for disk in chosen {
+            let identity = identity::of(&disk, is_local);
+            let doubt = plan::doubt(&disk, &identity, parent, options.reading);
+            if let (Some(doubt), Reading::Incremental) = (&doubt, options.reading) {
+                return Err(DomainError::NotIncremental {
+                    target: disk.target.clone(),
+                    doubt: doubt.clone(),
+                });
+            }
+            let is_known = self.is_known_disk(&disk.target);
+            disks.push(PlannedDisk {
+                disk,
+                identity,
+                doubt,
+                is_known,
+            });
+        }
+        Ok(Plan {
+            disks,
+            left_out,
+            unreadable,
+        })
+    }
+
+    fn is_known_disk(&self, target: &str) -> bool {
+        let mut of_domain = self.snapshots.iter().filter(|snapshot| {
+            let record = snapshot.manifest.domain.as_ref();
+            record.is_some_and(|record| record.uuid == self.domain.uuid())
+        });
+        of_domain.any(|snapshot| snapshot.disk(target).is_some())
+    }
+
+    fn name(&self) -> Result<CheckpointName, DomainError> {
+        let there = self.domain.checkpoints()?;
+        let recorded = self.snapshots.iter().filter_map(|s| s.manifest.domain.as_ref());
+        let recorded = recorded.filter_map(|record| record.checkpoint.as_deref());
+        let recorded: Vec<&str> = recorded.collect();
+        let is_used =
+            |name: &str| recorded.contains(&name) || there.iter().any(|there| there == name);
+        let drawn = CheckpointName::draw(&self.repository.config().repository_id, is_used);
+        drawn.map_err(|error| DomainError::GivenUp {
+            reason: format!("there is no randomness: {error}"),
+        })
+    }
+
+    fn say_doubts(&self, plan: &Plan) {
+        for planned in plan.disks.iter().filter(|planned| planned.is_known) {
+            if let (Some(doubt), true) = (&planned.doubt, self.options.reading == Reading::Auto) {
+                let target = &planned.disk.target;
+                (self.options.say)(&format!("disk {target} is read whole: {doubt}"));
+            }
+        }
+        for out in &plan.left_out {
+            (self.options.say)(&format!("disk {} is left out: {}", out.target, out.reason));
+        }
+    }
+
+    /// Reads a view, publishes the snapshot, and lets the domain go on.
+    fn take(&self, view: View, run: &Run<'_>, plan: Plan) -> Result<DomainBackupDone, DomainError> {
+        let mut warnings = view.warnings.clone();
+        let (frozen_ms, mut hold) = (view.frozen_ms, view.hold);
+        let request = self.request(
+            run,
+            &plan,
+            Taken {
+                disks: view.disks,
+                files: view.files,
+                not_saved: view.not_saved,
+                method: view.method,
+                consistency: view.consistency,
+                checkpoint: view.checkpoint,
+                time: view.time,
+            },
+        )?;
+        let options = self.options;
+        let check = || hold.check();
+        let backup_options = BackupOptions {
+            threads: options.threads,
+            audit_percent: options.audit_percent,
+            progress: options.progress,
+            cancel: run.stop,
+            before_publish: Some(&check),
+        };
+        let done = engine::backup(self.repository, request, &backup_options);
+        let cause = done.as_ref().err().and_then(|_| hold.stopped_by());
+        warnings.extend(std::mem::replace(&mut hold, Box::new(super::view::Ended)).end(done.is_ok()));
+        match done {
+            Ok(backup) => {
+                let after = hook::run(&options.hooks, Phase::AfterJob, self.told);
+                warnings.extend(after.err().map(|error| error.to_string()));
+                warnings.extend(self.thin_out(run, &backup).err().map(|error| error.to_string()));
+                Ok(DomainBackupDone {
+                    backup,
+                    warnings,
+                    unreadable: plan.unreadable,
+                    frozen_ms,
+                })
+            }
+            Err(error) => {
+                for warning in &warnings {
+                    (options.say)(warning);
+                }
+                Err(self.failure(error, cause))
+            }
+        }
+    }
+
+    /// Says why a backup failed: what stopped it counts more than how the reading ended.
+    fn failure(&self, error: BackupError, cause: Option<DomainError>) -> DomainError {
+        if let BackupError::AuditFailed { .. } = error {
+            // The bitmaps lied once: nothing is built on them again.
+            let repository = &self.repository.config().repository_id;
+            if let Err(error) = delete_others(self.domain, repository, &[]) {
+                (self.options.say)(&error.to_string());
+            }
+        }
+        match (self.options.cancel.is_cancelled(), cause) {
+            (true, _) => DomainError::Cancelled,
+            (false, Some(cause)) => cause,
+            (false, None) => error.into(),
+        }
+    }
+
+    /// Deletes the checkpoints of before, but for the one that this snapshot counts from: the next
+    /// run can count from it if this snapshot is lost.
+    fn thin_out(&self, run: &Run<'_>, backup: &BackupDone) -> Result<(), DomainError> {
+        let record = backup.manifest.domain.as_ref();
+        let Some(own) = record.and_then(|record| record.checkpoint.as_deref()) else {
+            return Ok(());
+        };
+        let mut keep = vec![own];
+        keep.extend(run.parent.map(|parent| parent.checkpoint.name.as_str()));
+        let repository = &self.repository.config().repository_id;
+        Ok(delete_others(self.domain, repository, &keep)?)
+    }
+
+    fn request(&self, run: &Run<'_>, plan: &Plan, taken: Taken) -> Result<BackupRequest, DomainError> {
+        let mut metadata = BTreeMap::new();
+        let xml = self.domain.inactive_xml()?;
+        if xml.contains("passwd=") && self.repository.config().encryption.is_none() {
+            (self.options.say)(
+                "the domain's XML holds a password, and the repository is not encrypted",
+            );
+        }
+        metadata.insert(DOMAIN_XML.to_owned(), xml);
+        if let Some((name, _)) = &taken.checkpoint {
+            let plain = crate::source::libvirt::CheckpointDescription::Plain;
+            let xml = self.domain.checkpoint_xml(name, plain).ok();
+            metadata.extend(xml.map(|xml| (CHECKPOINT_XML.to_owned(), xml)));
+        }
+        let (checkpoint, checkpoint_time) = taken.checkpoint.unzip();
+        let out = plan.left_out.iter().chain(&plan.unreadable);
+        let left_out: Vec<LeftOut> = out.cloned().collect();
+        let record = DomainRecord {
+            uuid: self.domain.uuid().to_owned(),
+            hypervisor: without_user(self.domain.connection().uri()),
+            checkpoint,
+            checkpoint_time: checkpoint_time.flatten(),
+            method: taken.method,
+            consistency: taken.consistency,
+            machine: run.description.machine.clone(),
+            cpu: run.description.cpu.clone(),
+            left_out,
+            not_saved: taken.not_saved,
+            unknown: Unknown::new(),
+        };
+        let is_of_vm = |snapshot: &Snapshot| snapshot.manifest.vm == self.domain.name();
+        Ok(BackupRequest {
+            vm: self.domain.name().to_owned(),
+            disks: taken.disks,
+            parent: run.parent.map(|parent| parent.snapshot.clone()),
+            is_known_vm: self.snapshots.iter().any(is_of_vm),
+            tags: self.options.tags.clone(),
+            metadata,
+            files: taken.files,
+            domain: Some(record),
+            time: Some(taken.time),
+        })
+    }
+}
+
+/// What a view gives to the manifest.
+struct Taken {
+    disks: Vec<engine::DiskRequest>,
+    files: Vec<engine::FileRequest>,
+    not_saved: Vec<String>,
+    method: crate::format::domain::Method,
+    consistency: crate::format::domain::Consistency,
+    checkpoint: Option<(String, Option<i64>)>,
+    time: jiff::Timestamp,
+}
+
+/// Returns a URI without the user and the password that it may name.
+fn without_user(uri: &str) -> String {
+    let Some((scheme, rest)) = uri.split_once("://") else {
+        return uri.to_owned();
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hypervisor_is_named_without_its_user() {
+        for (uri, named) in [
+            ("qemu:///system", "qemu:///system"),
+            ("qemu+ssh://u:p@h:22/system?x=@", "qemu+ssh://h:22/system?x=@"),
+        ] {
+            assert_eq!(without_user(uri), named);
+        }
+    }
+}

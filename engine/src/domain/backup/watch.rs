@@ -1,0 +1,114 @@
+//! Watches a job while its disks are read: scratch space, the domain's state, the job itself.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+
+use super::scratch::Scratch;
+use crate::domain::DomainError;
+use crate::progress::Cancel;
+use crate::source::libvirt::{Domain, DomainState};
+
+/// How soon the user's wish to stop is passed on.
+const TICK: Duration = Duration::from_millis(100);
+/// Ticks between two looks at the domain: together a second.
+const LOOK_TICKS: u32 = 10;
+
+/// Why a job is worthless.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The domain stopped.
+    Off,
+    /// Something else, in words.
+    Other(String),
+}
+
+/// A thread that watches; ends when dropped.
+pub(super) struct Watch {
+    trouble: Arc<Mutex<Option<Trouble>>>,
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    domain: String,
+}
+
+impl Watch {
+    /// Begins to watch. `user` asks to stop; `stop` is set then, and when there is trouble.
+    pub(super) fn start(
+        domain: Domain,
+        scratch: Scratch,
+        user: Cancel,
+        stop: Cancel,
+    ) -> std::io::Result<Self> {
+        let trouble = Arc::new(Mutex::new(None));
+        let (end, ended) = bounded::<()>(0);
+        let name = domain.name().to_owned();
+        let found = Arc::clone(&trouble);
+        let watching = move || {
+            let mut ticks = 0_u32;
+            while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                ticks = ticks.wrapping_add(1);
+                if user.is_cancelled() {
+                    stop.cancel();
+                }
+                if !ticks.is_multiple_of(LOOK_TICKS) {
+                    continue;
+                }
+                let seen = scratch.shortage().map(Trouble::Other).or_else(|| look(&domain));
+                if let Some(seen) = seen {
+                    *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+                    stop.cancel();
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("watch".to_owned()).spawn(watching)?;
+        Ok(Self {
+            trouble,
+            end: Some(end),
+            thread: Some(thread),
+            domain: name,
+        })
+    }
+
+    /// Returns what was seen.
+    pub(super) fn trouble(&self) -> Option<DomainError> {
+        let seen = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        Some(match seen {
+            Trouble::Off => DomainError::Off {
+                domain: self.domain.clone(),
+            },
+            Trouble::Other(reason) => DomainError::GivenUp { reason },
+        })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// Looks at the domain once. A daemon that cannot be reached tells nothing: the disks are read from
+/// QEMU, and go on being read.
+pub(super) fn look(domain: &Domain) -> Option<Trouble> {
+    match domain.state() {
+        Ok(DomainState::PausedByIoError) => {
+            let text = "the domain was paused by an I/O error while it was read";
+            Some(Trouble::Other(text.to_owned()))
+        }
+        Ok(state) if !state.has_process() => Some(Trouble::Off),
+        Ok(_) => match domain.backup_xml() {
+            Ok(None) => Some(Trouble::Other("its backup job was ended by someone else".to_owned())),
+            _ => None,
+        },
+        Err(error) if error.is_disconnected() => {
+            drop(domain.connection().revive());
+            None
+        }
+        Err(_) => None,
+    }
+}

@@ -1,0 +1,54 @@
+//! Clearing up after runs that were killed: nothing of another program's is touched.
+
+use std::path::Path;
+
+use super::DomainError;
+use super::backup::end_job;
+use super::freeze::{Held, let_go};
+use super::run_folder::{DeadRun, dead_runs};
+use crate::source::libvirt::Domain;
+
+/// What was cleared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Recovered {
+    /// Dead runs.
+    pub runs: usize,
+}
+
+/// Clears what dead runs of a domain left: a frozen guest, a job, its scratch files, its checkpoint.
+/// The domain's lock must be held.
+pub fn recover(
+    domain: &Domain,
+    run_folder: &Path,
+    say: &(dyn Fn(&str) + Sync),
+) -> Result<Recovered, DomainError> {
+    let mut recovered = Recovered::default();
+    for run in dead_runs(run_folder, domain.uuid()) {
+        say(&format!(
+            "a backup of {} by process {} ended midway; clearing up after it",
+            domain.name(),
+            run.record.pid
+        ));
+        clear(domain, &run)?;
+        run.remove()?;
+        recovered.runs += 1;
+    }
+    Ok(recovered)
+}
+
+fn clear(domain: &Domain, run: &DeadRun) -> Result<(), DomainError> {
+    if let Some(held) = run.record.frozen.as_deref().and_then(Held::of) {
+        // The guard has done it long ago, unless it was killed as well.
+        let_go(domain, held);
+    }
+    end_job(domain, &run.socket())?;
+    if let Some(checkpoint) = &run.record.checkpoint
+        && !run.record.published
+    {
+        domain.checkpoint_delete(checkpoint)?;
+    }
+    for scratch in &run.record.scratch {
+        drop(std::fs::remove_file(scratch));
+    }
+    Ok(())
+}

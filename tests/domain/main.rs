@@ -1,0 +1,12 @@
+//! Live domains: a libvirtd and QEMU processes of the tests' own, see `tests/lab/lab.sh`.
+
+#[allow(
+    dead_code,
+    reason = "these tests need a part of what the command line's do"
+)]
+#[path = "../cli/world.rs"]
+mod world;
+
+mod lab;
+
+mod harness;
