@@ -53,7 +53,7 @@ struct Lanes {
 
 /// What came of one disk or file.
 enum Done {
-    Disk(DiskRecord, Vec<Warning>),
+    Disk(Box<DiskRecord>, Vec<Warning>),
     File(FileRecord),
 }
 
@@ -89,7 +89,7 @@ impl TakeIn<'_> {
         for done in done.into_values() {
             match done {
                 Done::Disk(record, warnings) => {
-                    taken.disks.push(record);
+                    taken.disks.push(*record);
                     taken.warnings.extend(warnings);
                 }
                 Done::File(record) => taken.files.push(record),
@@ -179,7 +179,7 @@ impl TakeIn<'_> {
             (None, false) => DiskMode::Full,
         };
         let record = record::disk(wanted, mode, doubt, &done);
-        Ok(Done::Disk(record, warnings))
+        Ok(Done::Disk(Box::new(record), warnings))
     }
 
     fn open<'d>(&'d self, wanted: &'d DiskRequest) -> Result<Disk<'d>, BackupError> {

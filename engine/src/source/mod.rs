@@ -4,7 +4,8 @@ mod error;
 mod file;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
-mod limit;
+pub mod limit;
+pub mod memory;
 mod nbd;
 mod open;
 pub mod qcow2;
