@@ -165,30 +165,20 @@ fn make(path: &Path) {
         pack_len: PACK_LEN_DEFAULT,
     };
     let repository = Repository::init(storage, &settings, None, &options(path)).expect("is made");
+    let record = SourceRecord {
+        kind: "raw".to_owned(),
+        location: "memory".to_owned(),
+        bitmap: None,
+        unknown: Unknown::new(),
+    };
+    let source = Box::new(Memory(support::system_files(DATA_LEN)));
     let request = BackupRequest {
         vm: "bench".to_owned(),
-        disks: vec![DiskRequest {
-            target: "vda".to_owned(),
-            source: Box::new(Memory(support::system_files(DATA_LEN))),
-            changes_only: false,
-            record: SourceRecord {
-                kind: "raw".to_owned(),
-                location: "memory".to_owned(),
-                bitmap: None,
-                unknown: Unknown::new(),
-            },
-        }],
-        parent: None,
-        is_known_vm: false,
-        tags: Default::default(),
-        metadata: Default::default(),
+        disks: vec![DiskRequest::new("vda".to_owned(), source, record)],
+        ..BackupRequest::default()
     };
     let (progress, cancel) = (Progress::default(), Cancel::default());
-    let options = BackupOptions {
-        threads: 2,
-        progress: &progress,
-        cancel: &cancel,
-    };
+    let options = BackupOptions::new(2, &progress, &cancel);
     backup(&repository, request, &options).expect("backs up");
 }
 

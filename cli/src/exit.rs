@@ -30,7 +30,7 @@ Exit codes:
   2    wrong usage
   3    finished, with problems that were reported
   10   there is no repository
-  11   locked by another process
+  11   locked by another process, or pinned by a domain
   12   the repository's format, or a feature it needs, is not supported
   13   damage was found
   14   wrong passphrase
@@ -50,7 +50,7 @@ pub enum Outcome {
     Problems = 3,
     /// There is no repository at that place.
     NoRepository = 10,
-    /// Another process is in the way.
+    /// Another process is in the way, or a domain that counts on a snapshot.
     Locked = 11,
     /// A newer format, or a feature that this version does not have.
     Unsupported = 12,
@@ -229,6 +229,7 @@ fn mount_outcome(error: &MountError) -> Option<Outcome> {
 fn repository_outcome(error: &RepositoryError) -> Option<Outcome> {
     match error {
         RepositoryError::NoRepository { .. } => Some(Outcome::NoRepository),
+        RepositoryError::Pinned { .. } => Some(Outcome::Locked),
         RepositoryError::WrongPassphrase | RepositoryError::NotEncrypted => {
             Some(Outcome::WrongPassword)
         }
@@ -371,6 +372,8 @@ fn guest_hint(error: &GuestError) -> Option<&'static str> {
 mod tests {
     use std::io;
 
+    use cairn_engine::id::SnapshotId;
+
     use super::*;
 
     fn outcome(error: impl std::error::Error + Send + Sync + 'static) -> Outcome {
@@ -406,6 +409,11 @@ mod tests {
             Outcome::WrongPassword
         );
         assert_eq!(outcome(CliError::Usage("x".into())), Outcome::Usage);
+        let pinned = RepositoryError::Pinned {
+            snapshot: SnapshotId::from_bytes([1; 32]),
+            pin: "a domain".to_owned(),
+        };
+        assert_eq!(outcome(pinned), Outcome::Locked);
         assert_eq!(outcome(BackupError::Cancelled), Outcome::Interrupted);
         assert_eq!(outcome(io::Error::other("x")), Outcome::Failed);
     }

@@ -25,9 +25,9 @@ pub enum StatsError {
 pub struct Stats {
     /// Snapshots that are not forgotten.
     pub snapshots: u64,
-    /// Sizes of their disks, holes included.
+    /// Sizes of their disks and files, holes included.
     pub virtual_bytes: u64,
-    /// Bytes of their disks that are not holes.
+    /// Bytes of their disks and files that are not holes.
     pub logical_bytes: u64,
     /// Plain bytes of the chunks in packs.
     pub unique_bytes: u64,
@@ -73,9 +73,9 @@ pub fn stats(
         .filter(|s| s.state.forgotten.is_none())
     {
         stats.snapshots += 1;
-        for disk in &snapshot.manifest.disks {
-            stats.virtual_bytes += disk.size;
-            stats.logical_bytes += disk.data_bytes;
+        for recipe in snapshot.manifest.recipes() {
+            stats.virtual_bytes += recipe.size;
+            stats.logical_bytes += recipe.data_bytes;
         }
     }
     let repository = contents.repository();

@@ -163,11 +163,14 @@ fn recipes() {
 
 #[test]
 fn manifests() {
-    run("manifest", 15, |vector| {
+    run("manifest", 25, |vector| {
         let manifest = Manifest::decode(&vector.bytes).map_err(name)?;
         assert_eq!(manifest.vm, vector.field("vm"));
         let targets: Vec<_> = manifest.disks.iter().map(|disk| &*disk.target).collect();
         assert_eq!(targets.join(","), vector.field("targets"));
+        let files: Vec<_> = manifest.files.iter().map(|file| &*file.name).collect();
+        let wanted = vector.fields.get("files").map_or("", String::as_str);
+        assert_eq!(files.join(","), wanted);
         // Nothing is lost on the way, known or unknown.
         let encoded = manifest.encode().map_err(name)?;
         let before: serde_json::Value = serde_json::from_slice(&vector.bytes).map_err(name)?;

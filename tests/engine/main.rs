@@ -3,6 +3,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backup_audit;
+mod backup_disks;
+mod backup_domain;
 mod backup_restore;
 mod crash_backup;
 mod crash_init;

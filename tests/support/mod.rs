@@ -258,32 +258,40 @@ pub fn backup_source(
     parent: Option<Snapshot>,
     cancel: &Cancel,
 ) -> Result<BackupDone, BackupError> {
+    let disk = DiskRequest {
+        changes_only,
+        ..disk_request("vda", source)
+    };
+    let progress = Progress::default();
+    let options = BackupOptions::new(2, &progress, cancel);
+    backup_disks(repository, vec![disk], parent, &options)
+}
+
+/// Asks for all of a disk.
+pub fn disk_request(target: &str, source: Box<dyn Source>) -> DiskRequest {
     let record = SourceRecord {
         kind: "raw".to_owned(),
         location: "memory".to_owned(),
         bitmap: None,
         unknown: Unknown::new(),
     };
+    DiskRequest::new(target.to_owned(), source, record)
+}
+
+/// Backs disks up as those of `vm`.
+pub fn backup_disks(
+    repository: &Arc<Repository>,
+    disks: Vec<DiskRequest>,
+    parent: Option<Snapshot>,
+    options: &BackupOptions<'_>,
+) -> Result<BackupDone, BackupError> {
     let request = BackupRequest {
         vm: "vm".to_owned(),
-        disks: vec![DiskRequest {
-            target: "vda".to_owned(),
-            source,
-            changes_only,
-            record,
-        }],
+        disks,
         parent,
-        is_known_vm: false,
-        tags: Default::default(),
-        metadata: Default::default(),
+        ..BackupRequest::default()
     };
-    let progress = Progress::default();
-    let options = BackupOptions {
-        threads: 2,
-        progress: &progress,
-        cancel,
-    };
-    cairn_engine::backup::backup(repository, request, &options)
+    cairn_engine::backup::backup(repository, request, options)
 }
 
 /// Restores `vda` to a raw file in `folder`, and returns its bytes.
@@ -292,9 +300,19 @@ pub fn restore(
     id: SnapshotId,
     folder: &Path,
 ) -> Result<Vec<u8>, RestoreError> {
+    restore_target(repository, id, "vda", folder)
+}
+
+/// Restores a disk to a raw file in `folder`, and returns its bytes.
+pub fn restore_target(
+    repository: &Arc<Repository>,
+    id: SnapshotId,
+    target: &str,
+    folder: &Path,
+) -> Result<Vec<u8>, RestoreError> {
     let contents = Contents::open(repository, Access::Read(vec![id]), "restore")?;
     let snapshot = snapshot(repository, id);
-    let disk = snapshot.disk("vda").expect("the disk was backed up");
+    let disk = snapshot.disk(target).expect("the disk was backed up");
     let path = folder.join(format!("restored-{}", id.short()));
     let options = TargetOptions {
         format: TargetFormat::Raw,

@@ -268,6 +268,35 @@ def manifests():
     case("short_recipe", "BadDocument", manifest(disk={"recipe": "03" * 31}))
     case("upper_case_recipe", "BadDocument", manifest(disk={"recipe": "AB" * 32}))
     case("unknown_mode", "BadDocument", manifest(disk={"mode": "mirror"}))
+    file = {"name": "nvram", "size": 540672, "recipe": "05" * 32, "data_bytes": 16384, "chunks": 1}
+    domain = {
+        "uuid": "4dea22b3-1d52-d8f3-2516-782e98ab3fa0", "hypervisor": "qemu+ssh://host-1/system",
+        "checkpoint": "cairn-1", "checkpoint_time": 1795000000, "method": "pull",
+        "consistency": "agent", "machine": "pc-q35-9.2", "cpu": "host-model",
+        "left_out": [{"target": "sda", "reason": "a CD-ROM"}], "not_saved": ["the state of its TPM"],
+    }
+    identity = {
+        "path": "/vm.qcow2", "format": "qcow2", "device": 2**64 - 1, "inode": 7, "bitmap": "cairn-1",
+    }
+    known = {"disk": {"identity": identity, "doubt": "no checkpoint"}, "files": [file]}
+    case("domain", "ok", manifest(domain=domain, **known), vm="web", targets="vda", files="nvram")
+    least = {"uuid": "u", "hypervisor": "test:///default", "method": "offline", "consistency": "crash"}
+    disk = {"identity": {"path": "", "format": ""}}
+    case("least_domain", "ok", manifest(domain=least, disk=disk), vm="web", targets="vda", files="")
+    left_out = [{"target": "sda", "reason": "a CD-ROM", "kind": "cdrom"}]
+    data = manifest(
+        domain=domain | {"title": "Web", "left_out": left_out}, files=[file | {"mode": 384}],
+        disk={"identity": identity | {"birth": 9}},
+    )
+    case("domain_unknown_members", "ok", data, vm="web", targets="vda", files="nvram")
+    case("newer_method", "UnsupportedFeature", manifest(domain=domain | {"method": "mirror"}))
+    case("newer_consistency", "UnsupportedFeature", manifest(domain=domain | {"consistency": "app"}))
+    case("domain_without_uuid", "BadDocument", manifest(domain={"method": "pull"}))
+    user = {"hypervisor": "qemu+ssh://root@host-1/system"}
+    case("hypervisor_with_user", "Malformed", manifest(domain=domain | user))
+    case("repeated_file", "Malformed", manifest(files=[file, file]))
+    case("file_name_with_slash", "Malformed", manifest(files=[file | {"name": "a/b"}]))
+    case("more_data_than_file", "OutOfRange", manifest(files=[file | {"size": 16383}]))
 
 
 def config(master, mac_master=None, **changes):

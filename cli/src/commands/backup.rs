@@ -199,15 +199,11 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
         parent: parent.cloned(),
         is_known_vm,
         tags,
-        metadata: BTreeMap::new(),
+        ..BackupRequest::default()
     };
     let progress = Arc::new(Progress::default());
     let meter = context.meter("backup", &progress);
-    let options = BackupOptions {
-        threads: context.threads().get(),
-        progress: &progress,
-        cancel: &cancel,
-    };
+    let options = BackupOptions::new(context.threads().get(), &progress, &cancel);
     let done = engine::backup(&repository, request, &options);
     drop(meter);
     let done = done?;
@@ -343,10 +339,8 @@ fn open_disk(
         record.location
     ));
     Ok(DiskRequest {
-        target,
-        source: opened,
         changes_only,
-        record,
+        ..DiskRequest::new(target, opened, record)
     })
 }
 

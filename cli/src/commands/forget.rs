@@ -1,7 +1,6 @@
 //! `cairn forget`: drops named snapshots.
 
 use anyhow::Result;
-use cairn_engine::format::note::Fact;
 use cairn_engine::repository::Snapshot;
 
 use crate::context::Context;
@@ -43,14 +42,14 @@ pub fn run(args: &ForgetArgs, context: &Context) -> Result<Outcome> {
             let text = format!("{} is protected", Snapshots::describe(snapshot));
             return Err(CliError::Usage(text).into());
         }
+        snapshot.state.check_not_pinned(snapshot.id)?;
         if plan.iter().all(|planned| planned.id != snapshot.id) {
             plan.push(snapshot);
         }
     }
     if !args.dry_run {
-        for snapshot in &plan {
-            repository.add_note(snapshot.id, Fact::Forgotten)?;
-        }
+        let ids: Vec<_> = plan.iter().map(|snapshot| snapshot.id).collect();
+        repository.forget(&ids)?;
     }
     let forgotten = plan.into_iter().map(|snapshot| ForgottenSnapshot {
         id: snapshot.id,

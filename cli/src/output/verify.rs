@@ -40,9 +40,12 @@ pub struct Hurt {
     pub snapshot: SnapshotId,
     /// The VM.
     pub vm: String,
-    /// The disk's name in the VM.
+    /// The disk's name in the VM, or the file's name.
     pub target: String,
-    /// Disk offset of the first byte.
+    /// Whether it is a file that was kept with the disks.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_file: bool,
+    /// Offset in it of the first byte.
     pub offset: u64,
     /// Length in bytes.
     pub length: u64,
@@ -58,6 +61,7 @@ impl VerifyReport {
             snapshot: hurt.snapshot,
             vm: hurt.vm,
             target: hurt.target,
+            is_file: hurt.is_file,
             offset: hurt.range.start,
             length: hurt.range.end - hurt.range.start,
         };
@@ -87,10 +91,11 @@ impl Report for VerifyReport {
             for hurt in damage.hurts.iter().take(HURTS_SHOWN_MAX) {
                 let (id, vm) = (hurt.snapshot.short(), printable(hurt.vm.clone()));
                 let (target, offset) = (printable(hurt.target.clone()), hurt.offset);
+                let kind = if hurt.is_file { "file " } else { "" };
                 let length = size::exact(hurt.length);
                 writeln!(
                     out,
-                    "  hurts {id} of {vm}: {target} at offset {offset}, {length}"
+                    "  hurts {id} of {vm}: {kind}{target} at offset {offset}, {length}"
                 )?;
             }
             if damage.hurts.len() > HURTS_SHOWN_MAX {

@@ -1,13 +1,19 @@
 //! Whether the parent of an incremental can be built on. Two doubts are looked into: that packs of
 //! the repository are gone, and that the source's word on what is unchanged does not hold for this
 //! parent (another disk's bitmap, one that was cleared at the wrong time, an image put back).
+//!
+//! A few samples are always taken. Whoever asks for an audit has a share of all of it read.
 
 use super::BackupError;
 use super::disk::Disk;
+use super::pipeline::Run;
 use crate::chunker::ChunkRef;
-use crate::extent::ExtentStatus;
+use crate::extent::{Extent, ExtentStatus};
 use crate::id::ContentId;
-use crate::limits::MIB;
+use crate::limits::{MIB, REGION_LEN};
+use crate::progress::Progress;
+use crate::recipe::RegionChunks;
+use crate::repository::RepositoryError;
 
 /// Fewest and most clean chunks that are read again and compared.
 const SAMPLES: std::ops::RangeInclusive<u64> = 4..=64;
@@ -75,4 +81,108 @@ impl Disk<'_> {
             .iter()
             .all(|extent| extent.status == ExtentStatus::Unchanged))
     }
+}
+
+impl Run<'_> {
+    /// Reads that share of the chunks that the source calls unchanged, and compares them with the
+    /// parent's.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError::AuditFailed`] for the first that differs.
+    pub(super) fn audit(&self, percent: u8) -> Result<(), BackupError> {
+        let disk = self.disk;
+        let parent = disk.parent.filter(|_| disk.source.has_unchanged());
+        let Some(parent) = parent.filter(|_| percent > 0) else {
+            return Ok(());
+        };
+        let common = parent.shape().size().min(disk.shape.size());
+        for region in parent.regions() {
+            let mut region = region.map_err(|error| disk.recipe_error(error))?;
+            let is_stopped = || self.failure.is_set() || self.cancel.is_cancelled();
+            if is_stopped() {
+                return Err(BackupError::Cancelled);
+            }
+            // Chunks at the end of a longer parent are no longer what they were. One that leaves
+            // its region is none of ours, and would not fit.
+            let end = common.min(region.start + REGION_LEN);
+            region.chunks.retain(|chunk| chunk.end() <= end);
+            disk.keep_unchanged(&mut region)?;
+            region.chunks.retain(|_| is_chosen(percent));
+            if region.chunks.is_empty() {
+                continue;
+            }
+            let slot = self.slots.take(self.lane, is_stopped);
+            let Some(mut slot) = slot.map_err(RepositoryError::NoThread)? else {
+                return Err(BackupError::Cancelled);
+            };
+            disk.compare(&region.chunks, slot.buffer().memory())?;
+            let read = region.chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
+            Progress::add(&self.progress.read_bytes, read);
+        }
+        Ok(())
+    }
+}
+
+impl Disk<'_> {
+    /// Leaves those chunks of a region of which the source says that all of it is unchanged.
+    fn keep_unchanged(&self, region: &mut RegionChunks) -> Result<(), BackupError> {
+        let Some(last) = region.chunks.last() else {
+            return Ok(());
+        };
+        let extents = self.source.extents(region.start..last.end());
+        let extents = extents.map_err(|error| self.source_error(error))?;
+        let changed: Vec<_> = extents
+            .iter()
+            .filter(|extent| extent.status != ExtentStatus::Unchanged)
+            .map(Extent::range)
+            .collect();
+        region.chunks.retain(|chunk| {
+            let next = changed.partition_point(|part| part.end <= chunk.offset);
+            changed
+                .get(next)
+                .is_none_or(|part| part.start >= chunk.end())
+        });
+        Ok(())
+    }
+
+    /// Reads chunks of one region, all at once, and compares them.
+    fn compare(&self, chunks: &[ChunkRef], memory: &mut [u8]) -> Result<(), BackupError> {
+        let mut parts = Vec::with_capacity(chunks.len());
+        let mut rest = memory;
+        for run in chunks.chunk_by(|a, b| a.end() == b.offset) {
+            let len = run.iter().map(|chunk| chunk.len as usize).sum();
+            let (part, after) = rest.split_at_mut(len);
+            parts.extend(run.first().map(|first| (first.offset, part)));
+            rest = after;
+        }
+        self.read_source(&mut parts)?;
+        let keys = self.contents.repository().keys();
+        let mut chunks = chunks.iter();
+        for (_, part) in parts {
+            let mut part = &*part;
+            while !part.is_empty() {
+                let chunk = chunks.next().expect("each part is made of chunks");
+                let (bytes, after) = part.split_at(chunk.len as usize);
+                if keys.chunk_id(bytes) != chunk.id {
+                    return Err(BackupError::AuditFailed {
+                        target: self.target.to_owned(),
+                        offset: chunk.offset,
+                    });
+                }
+                part = after;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns whether a chunk is among the share. Chunks are chosen alike whatever their length, so
+/// that the share is one of bytes.
+fn is_chosen(percent: u8) -> bool {
+    let mut random = [0; 4];
+    // Without random numbers all are read: that promises no less.
+    percent >= 100
+        || getrandom::fill(&mut random).is_err()
+        || u32::from_le_bytes(random) % 100 < percent.into()
 }

@@ -19,7 +19,7 @@ use crate::repository::Fetcher;
 const PAGE_LEN: u64 = 4096;
 const PAGES: usize = (REGION_LEN / PAGE_LEN) as usize;
 
-/// A buffer for one region, reused for the next. One per thread.
+/// A buffer for one region, reused for the next.
 pub(super) struct RegionBuffer {
     memory: MmapMut,
     fetcher: Fetcher,
@@ -37,6 +37,11 @@ impl RegionBuffer {
             memory,
             fetcher: Fetcher::default(),
         })
+    }
+
+    /// Returns the memory, for whatever is not read as a region.
+    pub(super) fn memory(&mut self) -> &mut [u8] {
+        &mut self.memory
     }
 }
 

@@ -44,6 +44,23 @@ pub enum BackupError {
         /// The disk.
         target: String,
     },
+    /// The audit that was asked for found bytes that are called unchanged and are not the parent's.
+    #[error(
+        "the audit of disk {target} found other bytes than the parent's at disk offset {offset}, \
+         where the source says that nothing changed"
+    )]
+    AuditFailed {
+        /// The disk.
+        target: String,
+        /// Disk offset of the chunk that differs.
+        offset: u64,
+    },
+    /// Whoever asked for the backup took that back when all was stored.
+    #[error("withdrawn before it was published: {reason}")]
+    Withdrawn {
+        /// Why.
+        reason: String,
+    },
     /// Someone asked to stop.
     #[error("interrupted")]
     Cancelled,

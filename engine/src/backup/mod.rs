@@ -11,6 +11,7 @@ mod pipeline;
 mod record;
 mod region;
 mod request;
+mod slots;
 mod take_in;
 
 use std::collections::BTreeSet;
@@ -19,12 +20,16 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 pub use error::BackupError;
-pub use request::{BackupDone, BackupOptions, BackupRequest, DiskRequest, Doubt, Warning};
+pub use request::{
+    BackupDone, BackupOptions, BackupRequest, BeforePublish, DiskRequest, Doubt, FileRequest,
+    Warning,
+};
 
-use crate::format::manifest::{DiskMode, MANIFEST_VERSION, Manifest, check_name};
-use crate::format::{FormatError, Unknown};
+use crate::format::FormatError;
+use crate::format::domain::DomainRecord;
+use crate::format::manifest::{check_file_name, check_name};
 use crate::progress::Progress;
-use crate::repository::{Access, Contents, Intake, Repository, host_name};
+use crate::repository::{Access, Contents, Intake, Repository};
 use take_in::TakeIn;
 
 /// Makes a snapshot.
@@ -47,20 +52,24 @@ pub fn backup(
     if let Some(parent) = &request.parent {
         repository.check_live(parent.id)?;
     }
-    for disk in &request.disks {
-        Progress::add(&options.progress.total_bytes, disk.source.size());
+    let disks = request.disks.iter().map(|disk| &disk.source);
+    for source in disks.chain(request.files.iter().map(|file| &file.source)) {
+        Progress::add(&options.progress.total_bytes, source.size());
     }
     // What the disks show is as of now at the earliest, and nothing later is promised.
-    let time = Timestamp::now();
+    let time = request.time.unwrap_or_else(Timestamp::now);
     let intake = Intake::start(&contents)?;
     let taken = TakeIn {
         contents: &contents,
         intake: &intake,
         request: &request,
-        options,
+        threads: options.threads,
+        audit_percent: options.audit_percent,
+        progress: options.progress,
+        cancel: options.cancel,
     }
-    .disks();
-    let ((records, warnings), stored) = match taken {
+    .all();
+    let (taken, stored) = match taken {
         Ok(taken) => (taken, intake.finish()?),
         // A worker that could not hand a frame over knows less than the thread that failed.
         Err(error) if error.is_consequence() => return Err(intake.failure().into()),
@@ -69,47 +78,43 @@ pub fn backup(
     if options.cancel.is_cancelled() {
         return Err(BackupError::Cancelled);
     }
-    let is_incremental = records
-        .iter()
-        .any(|disk| disk.mode == DiskMode::Incremental);
-    let parent = request
-        .parent
-        .as_ref()
-        .filter(|_| is_incremental)
-        .map(|parent| parent.id);
-    let manifest = Manifest {
-        version: MANIFEST_VERSION,
-        vm: request.vm,
-        time,
-        parent,
-        host: host_name(),
-        program: concat!("cairn ", env!("CARGO_PKG_VERSION")).to_owned(),
-        tags: request.tags,
-        disks: records,
-        metadata: request.metadata,
-        unknown: Unknown::new(),
-    };
+    if let Some(check) = options.before_publish {
+        check().map_err(|reason| BackupError::Withdrawn { reason })?;
+    }
+    let manifest = record::manifest(request, taken.disks, taken.files, time);
     let snapshot = repository.publish(contents.session(), &manifest)?;
     Ok(BackupDone {
         snapshot,
         manifest,
         stored,
-        warnings,
+        warnings: taken.warnings,
     })
 }
 
 /// Refuses what no manifest could say, before anything is read.
 fn check(request: &BackupRequest) -> Result<(), BackupError> {
-    let mut targets = BTreeSet::new();
-    let names = request.disks.iter().map(|disk| &disk.target);
-    for name in names.clone().chain([&request.vm]) {
-        check_name(name).map_err(BackupError::Manifest)?;
-    }
-    for target in names {
-        if !targets.insert(target) {
-            let rule = "the targets of a manifest must differ";
-            return Err(BackupError::Manifest(FormatError::Malformed { rule }));
+    let names = |request: &BackupRequest| {
+        check_name(&request.vm)?;
+        for disk in &request.disks {
+            check_name(&disk.target)?;
         }
-    }
-    Ok(())
+        for file in &request.files {
+            check_file_name(&file.name)?;
+        }
+        request.domain.as_ref().map_or(Ok(()), DomainRecord::check)
+    };
+    names(request).map_err(BackupError::Manifest)?;
+    let (mut targets, mut names) = (BTreeSet::new(), BTreeSet::new());
+    let rule = if !request
+        .disks
+        .iter()
+        .all(|disk| targets.insert(&disk.target))
+    {
+        "the targets of a manifest must differ"
+    } else if !request.files.iter().all(|file| names.insert(&file.name)) {
+        "the names of a manifest's files must differ"
+    } else {
+        return Ok(());
+    };
+    Err(BackupError::Manifest(FormatError::Malformed { rule }))
 }

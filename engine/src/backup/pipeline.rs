@@ -13,9 +13,9 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::BackupError;
-use super::bytes::RegionBuffer;
 use super::disk::Disk;
 use super::region::{RegionDone, RegionStats, RegionTask, Worker};
+use super::slots::Slots;
 use crate::chunker::{BlockSet, Cutter, Geometry};
 use crate::extent::{Extent, ExtentStatus};
 use crate::limits::{GIB, REGION_LEN};
@@ -23,12 +23,12 @@ use crate::progress::{Cancel, Progress};
 use crate::recipe::{RecipeBuilder, RecipeRoot};
 use crate::repository::{Intake, RepositoryError};
 
-/// Regions that may be planned or done, and not yet be in the recipe.
+/// Regions that may be planned or done, and not yet be in a recipe, over all disks.
 const REGIONS_AHEAD_MAX: usize = 64;
-/// Most threads that do regions: each holds a region in memory, and memory is bounded whatever the
-/// machine.
+/// Most regions that are done at once, over all disks: each is in memory, and memory is bounded
+/// whatever the machine.
 const WORKERS_MAX: usize = 6;
-/// How much of the disk the planner asks the source about at once.
+/// How much of disks the planners ask the sources about at once, over all disks.
 const PLAN_LEN: u64 = GIB;
 
 /// What a run shares.
@@ -37,6 +37,14 @@ pub(super) struct Run<'r> {
     pub(super) intake: &'r Intake,
     pub(super) cutter: &'r Cutter,
     pub(super) threads: usize,
+    /// The regions that may be in memory, this disk's and those of the others.
+    pub(super) slots: &'r Slots,
+    /// Which of the lanes this disk is in.
+    pub(super) lane: usize,
+    /// How many disks are taken in at once.
+    pub(super) lanes: usize,
+    /// Where this disk's failure goes, and the others' comes from.
+    pub(super) failure: &'r Failure,
     pub(super) progress: &'r Progress,
     pub(super) cancel: &'r Cancel,
 }
@@ -48,24 +56,27 @@ pub(super) struct DiskDone {
     pub(super) stored_bytes: u64,
 }
 
-/// The first failure of any thread, which stops the others.
+/// The first failure of any thread of any disk, which stops the others.
 #[derive(Default)]
-struct Failure(Mutex<Option<BackupError>>);
+pub(super) struct Failure(Mutex<Option<BackupError>>);
 
 impl Failure {
-    fn set(&self, error: BackupError) {
+    /// Keeps the error, unless there is one already: later ones may be its consequences.
+    pub(super) fn set(&self, error: BackupError) {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert(error);
     }
 
-    fn is_set(&self) -> bool {
+    /// Returns whether all should stop.
+    pub(super) fn is_set(&self) -> bool {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .is_some()
     }
 
-    fn into_result(self) -> Result<(), BackupError> {
+    /// Returns the first failure.
+    pub(super) fn into_result(self) -> Result<(), BackupError> {
         self.0
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner)
@@ -75,20 +86,24 @@ impl Failure {
 
 impl Run<'_> {
     /// Takes the whole disk in, and returns its recipe.
+    ///
+    /// # Errors
+    ///
+    /// Where `failure` has the reason, by this disk or another, only that it ended.
     pub(super) fn disk(&self) -> Result<DiskDone, BackupError> {
-        let failure = Failure::default();
+        let failure = self.failure;
         let (task_sender, tasks) = bounded(WORKERS_MAX);
-        let workers_max = self.workers_max();
+        let workers_max = workers_max(self.threads, self.disk.source.is_remote());
+        let ahead_max = REGIONS_AHEAD_MAX / self.lanes;
         // Room for every region and every end: whoever works never waits to hand over.
-        let (done_sender, done) = bounded(REGIONS_AHEAD_MAX + workers_max);
-        let (ticket_sender, tickets) = bounded(REGIONS_AHEAD_MAX);
-        for _ in 0..REGIONS_AHEAD_MAX {
+        let (done_sender, done) = bounded(ahead_max + workers_max);
+        let (ticket_sender, tickets) = bounded(ahead_max);
+        for _ in 0..ahead_max {
             ticket_sender
                 .send(())
                 .expect("the channel has room for every ticket");
         }
         let assembled = thread::scope(|scope| {
-            let failure = &failure;
             let spawn = |name: String| thread::Builder::new().name(name);
             let planner = spawn("plan".to_owned()).spawn_scoped(scope, move || {
                 if let Err(error) = self.plan(&tickets, &task_sender, failure) {
@@ -133,20 +148,16 @@ impl Run<'_> {
             Ok::<_, BackupError>((assembled, stored))
         });
         let (assembled, stored_bytes) = assembled?;
-        failure.into_result()?;
+        // Then regions were left out, here or wherever the failure is.
+        if failure.is_set() {
+            return Err(BackupError::Cancelled);
+        }
         let (root, stats) = assembled?;
         Ok(DiskDone {
             root,
             stats,
             stored_bytes,
         })
-    }
-
-    /// Returns how many threads do regions. Where they wait for a server, half of them leave the
-    /// processors to the others.
-    fn workers_max(&self) -> usize {
-        let per_thread = if self.disk.source.is_remote() { 2 } else { 1 };
-        (self.threads.saturating_mul(per_thread)).clamp(1, WORKERS_MAX)
     }
 
     /// Asks the source what there is, and hands out the regions that have to be read.
@@ -157,10 +168,11 @@ impl Run<'_> {
         failure: &Failure,
     ) -> Result<(), BackupError> {
         let size = self.disk.shape.size();
+        let plan_len = PLAN_LEN / REGION_LEN / self.lanes as u64 * REGION_LEN;
         let mut ordinal = 0;
         let mut start = 0;
         while start < size {
-            let range = start..(start + PLAN_LEN).min(size);
+            let range = start..(start + plan_len).min(size);
             let extents = self.disk.source.extents(range.clone());
             let extents = extents.map_err(|source| self.disk.source_error(source))?;
             let mut rest = extents.as_slice();
@@ -220,18 +232,18 @@ impl Run<'_> {
             disk: self.disk,
             intake: self.intake,
             cutter: self.cutter,
-            buffer: RegionBuffer::new().map_err(RepositoryError::NoThread)?,
             framer: self.intake.framer(),
             stored_bytes: 0,
         };
         for task in tasks {
-            if failure.is_set() {
-                return Ok(0);
-            }
-            if self.cancel.is_cancelled() {
+            // A failure too: the assembler must not wait for a region that another disk's stopped.
+            let is_stopped = || failure.is_set() || self.cancel.is_cancelled();
+            let slot = self.slots.take(self.lane, is_stopped);
+            let Some(mut slot) = slot.map_err(RepositoryError::NoThread)? else {
                 return Err(BackupError::Cancelled);
-            }
-            let region = worker.region(task)?;
+            };
+            let region = worker.region(task, slot.buffer())?;
+            drop(slot);
             let read = region.stats.source_bytes + region.stats.parent_bytes;
             Progress::add(&self.progress.read_bytes, read);
             if done.send(Some(region)).is_err() {
@@ -277,6 +289,13 @@ impl Run<'_> {
         nodes.flush()?;
         Ok((root, stats))
     }
+}
+
+/// Returns how many threads do regions. Where they wait for a server, half of them leave the
+/// processors to the others.
+pub(super) fn workers_max(threads: usize, is_remote: bool) -> usize {
+    let per_thread = if is_remote { 2 } else { 1 };
+    threads.saturating_mul(per_thread).clamp(1, WORKERS_MAX)
 }
 
 /// Tells the assembler when a worker ends without having done its regions, by a failure or a panic:

@@ -48,7 +48,6 @@ pub(super) struct Worker<'w> {
     pub(super) disk: &'w Disk<'w>,
     pub(super) intake: &'w Intake,
     pub(super) cutter: &'w Cutter,
-    pub(super) buffer: RegionBuffer,
     pub(super) framer: Framer,
     /// Stored bytes of the frames that this thread made.
     pub(super) stored_bytes: u64,
@@ -62,8 +61,12 @@ struct Found {
 }
 
 impl Worker<'_> {
-    /// Does one region.
-    pub(super) fn region(&mut self, task: RegionTask) -> Result<RegionDone, BackupError> {
+    /// Does one region, in the memory given.
+    pub(super) fn region(
+        &mut self,
+        task: RegionTask,
+        buffer: &mut RegionBuffer,
+    ) -> Result<RegionDone, BackupError> {
         let disk = self.disk;
         let range = disk.region(task.start);
         let parent = disk.parent_chunks(task.start)?;
@@ -71,14 +74,8 @@ impl Worker<'_> {
             Some(_) => dirty_blocks(&range, &task.extents, disk.resized()),
             None => BlockSet::all(Geometry::DISK, &range),
         };
-        let (mut reader, dirty_holes) = RegionReader::load_dirty(
-            disk,
-            &mut self.buffer,
-            range.clone(),
-            &parent,
-            &task.extents,
-            &dirty,
-        )?;
+        let (mut reader, dirty_holes) =
+            RegionReader::load_dirty(disk, buffer, range.clone(), &parent, &task.extents, &dirty)?;
         let mut holes = clean_holes(Geometry::DISK, &range, &parent, &dirty);
         dirty_holes
             .runs()

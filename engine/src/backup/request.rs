@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
+use crate::format::domain::{DiskIdentity, DomainRecord};
 use crate::format::manifest::{Manifest, SourceRecord};
 use crate::id::SnapshotId;
 use crate::progress::{Cancel, Progress};
@@ -18,9 +21,36 @@ pub struct DiskRequest {
     pub changes_only: bool,
     /// What the manifest says of the source.
     pub record: SourceRecord,
+    /// What the disk is to its hypervisor.
+    pub identity: Option<DiskIdentity>,
+    /// Why it is not read by its changes alone, where that was wanted.
+    pub doubt: Option<String>,
+}
+
+/// One file to be kept with the snapshot, and with what is in its disks.
+pub struct FileRequest {
+    /// What it is called: letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// Its bytes.
+    pub source: Box<dyn Source>,
+}
+
+impl DiskRequest {
+    /// Returns a request to read all of a disk.
+    pub fn new(target: String, source: Box<dyn Source>, record: SourceRecord) -> Self {
+        Self {
+            target,
+            source,
+            changes_only: false,
+            record,
+            identity: None,
+            doubt: None,
+        }
+    }
 }
 
 /// A snapshot to be made.
+#[derive(Default)]
 pub struct BackupRequest {
     /// The VM's name.
     pub vm: String,
@@ -34,16 +64,45 @@ pub struct BackupRequest {
     pub tags: BTreeMap<String, String>,
     /// Documents kept with the snapshot, such as a domain's XML.
     pub metadata: BTreeMap<String, String>,
+    /// Documents that are no texts, such as a domain's NVRAM. All of them are read.
+    pub files: Vec<FileRequest>,
+    /// The domain that is backed up.
+    pub domain: Option<DomainRecord>,
+    /// The point in time that the disks show; that of the call where it is not given.
+    pub time: Option<Timestamp>,
 }
 
 /// How a backup runs.
 pub struct BackupOptions<'o> {
-    /// Threads that read, cut and compress; at least 1.
+    /// Threads that read, cut and compress, over all disks; at least 1. No more disks than this
+    /// are read at once.
     pub threads: usize,
+    /// How much of what sources call unchanged is read all the same and compared with the parent,
+    /// in percent: 0 to 100. A difference fails the backup.
+    pub audit_percent: u8,
     /// Where counters go.
     pub progress: &'o Progress,
     /// Asked between regions.
     pub cancel: &'o Cancel,
+    /// Called once all that the snapshot needs is durable, just before it is published. Where it
+    /// fails, nothing is published, and the backup fails with its reason.
+    pub before_publish: Option<&'o BeforePublish<'o>>,
+}
+
+/// Has the last word on whether a snapshot is published; says why not.
+pub type BeforePublish<'o> = dyn Fn() -> Result<(), String> + 'o;
+
+impl<'o> BackupOptions<'o> {
+    /// Returns options without an audit, and with nothing to be done before publishing.
+    pub fn new(threads: usize, progress: &'o Progress, cancel: &'o Cancel) -> Self {
+        Self {
+            threads,
+            audit_percent: 0,
+            progress,
+            cancel,
+            before_publish: None,
+        }
+    }
 }
 
 /// A snapshot that was published.

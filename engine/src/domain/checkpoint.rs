@@ -88,7 +88,11 @@ mod tests {
         let name = CheckpointName::draw(&ours, |_| false).expect("there is randomness");
         assert!(CheckpointName::is_of(&name.to_string(), &ours));
         assert!(!CheckpointName::is_of(&name.to_string(), &others));
-        for name in ["cairn-abababab", "cairn-abababab-1234567", "x-abababab-12345678"] {
+        for name in [
+            "cairn-abababab",
+            "cairn-abababab-1234567",
+            "x-abababab-12345678",
+        ] {
             assert!(!CheckpointName::is_of(name, &ours), "{name}");
         }
         let again = CheckpointName::draw(&ours, |used| used == name.to_string());

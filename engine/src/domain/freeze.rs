@@ -73,7 +73,11 @@ impl Held {
 /// # Errors
 ///
 /// [`DomainError::NotFrozen`] where the agent is wanted and does not answer.
-pub fn choose(domain: &Domain, wanted: Freeze, state: DomainState) -> Result<Option<Held>, DomainError> {
+pub fn choose(
+    domain: &Domain,
+    wanted: Freeze,
+    state: DomainState,
+) -> Result<Option<Held>, DomainError> {
     let is_running = state == DomainState::Running;
     match wanted {
         Freeze::None => Ok(None),
@@ -109,9 +113,16 @@ impl Guard {
     fn arm(program: &GuardProgram, domain: &Domain, held: Held) -> Result<Self, DomainError> {
         let failed = |reason: String| DomainError::NotFrozen { reason };
         let mut command = Command::new(&program.program);
-        command.args(&program.args).args([domain.connection().uri(), domain.uuid(), held.name()]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().map_err(|error| failed(format!("no guard: {error}")))?;
+        command
+            .args(&program.args)
+            .args([domain.connection().uri(), domain.uuid(), held.name()]);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = command
+            .spawn()
+            .map_err(|error| failed(format!("no guard: {error}")))?;
         let (Some(pipe), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(failed("the guard has no pipes".to_owned()));
         };
@@ -120,7 +131,7 @@ impl Guard {
             let mut line = String::new();
             let read = BufReader::new(output).read_line(&mut line).is_ok();
             // Nobody waits any more where the guard took too long.
-            drop(ready.send(read && line.trim() == READY));
+            let _sent = ready.send(read && line.trim() == READY);
         });
         match is_ready.recv_timeout(READY_MAX) {
             Ok(true) => Ok(Self { child, pipe }),
@@ -164,11 +175,7 @@ impl Stillness {
     /// # Errors
     ///
     /// [`DomainError::NotFrozen`]; the guest runs then.
-    pub fn begin(
-        program: &GuardProgram,
-        domain: &Domain,
-        held: Held,
-    ) -> Result<Self, DomainError> {
+    pub fn begin(program: &GuardProgram, domain: &Domain, held: Held) -> Result<Self, DomainError> {
         // Freezing waits for writes under way, and is bounded by the guard.
         let bound = i32::try_from(HELD_MAX.as_secs()).unwrap_or(AGENT_SECONDS);
         drop(domain.set_agent_timeout(bound));
@@ -256,7 +263,7 @@ pub fn guard(
     std::thread::spawn(move || {
         let mut line = String::new();
         let read = BufReader::new(input).read_line(&mut line).is_ok();
-        drop(heard.send(read && line == DONE));
+        let _sent = heard.send(read && line == DONE);
     });
     match word.recv_timeout(HELD_MAX) {
         Ok(true) => return Ok(()),

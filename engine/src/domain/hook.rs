@@ -82,7 +82,9 @@ pub fn run(hooks: &[Hook], phase: Phase, told: &HookEnvironment) -> Result<(), D
         command.envs(told.variables.iter().map(|(name, value)| (*name, value)));
         // What a hook prints is no result of ours.
         command.stdout(Stdio::null());
-        let status = command.status().map_err(|error| failed(error.to_string()))?;
+        let status = command
+            .status()
+            .map_err(|error| failed(error.to_string()))?;
         if !status.success() {
             return Err(failed(format!("`{}` ended with {status}", hook.command)));
         }
@@ -113,6 +115,12 @@ mod tests {
         let text = std::fs::read_to_string(&path).expect("the hook wrote it");
         assert_eq!(text, "before-job web1\n");
         let failed = run(&hooks, Phase::AfterJob, &told);
-        assert!(matches!(failed, Err(DomainError::Hook { phase: "after-job", .. })));
+        assert!(matches!(
+            failed,
+            Err(DomainError::Hook {
+                phase: "after-job",
+                ..
+            })
+        ));
     }
 }

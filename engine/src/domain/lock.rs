@@ -23,7 +23,11 @@ impl DomainLock {
         let folder = run_folder.join("domains");
         fs::create_dir_all(&folder).map_err(DomainError::file("make", &folder))?;
         let path = folder.join(format!("{uuid}.lock"));
-        let options = File::options().write(true).create(true).truncate(false).open(&path);
+        let options = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path);
         let file = options.map_err(DomainError::file("open", &path))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { _file: file }),

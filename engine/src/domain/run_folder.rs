@@ -95,7 +95,11 @@ impl RunFolder {
             chown(path, Some(label.uid), None).map_err(DomainError::file("give away", path))?;
         }
         let file = path.join(RECORD);
-        let opened = File::options().read(true).write(true).create_new(true).open(&file);
+        let opened = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&file);
         let opened = opened.map_err(DomainError::file("make", &file))?;
         flock(&opened, FlockOperation::NonBlockingLockExclusive)
             .map_err(|error| DomainError::file("lock", &file)(error.into()))?;
@@ -200,13 +204,17 @@ fn dead_run(path: &Path) -> Option<DeadRun> {
 
 fn read(file: &File) -> Option<RunRecord> {
     let mut text = Vec::new();
-    file.take(SMALL_DOCUMENT_LEN_MAX).read_to_end(&mut text).ok()?;
+    file.take(SMALL_DOCUMENT_LEN_MAX)
+        .read_to_end(&mut text)
+        .ok()?;
     serde_json::from_slice(&text).ok()
 }
 
 /// Writes a line to a pipe whose reader may be gone.
 pub(super) fn tell(pipe: &mut impl Write, line: &str) -> bool {
-    pipe.write_all(line.as_bytes()).and_then(|()| pipe.flush()).is_ok()
+    pipe.write_all(line.as_bytes())
+        .and_then(|()| pipe.flush())
+        .is_ok()
 }
 
 #[cfg(test)]
@@ -227,10 +235,14 @@ mod tests {
             published: false,
         };
         let mut run = RunFolder::make(parent.path(), "0a", None, record).expect("it is made");
-        run.update(|record| record.published = true).expect("it is written");
+        run.update(|record| record.published = true)
+            .expect("it is written");
         assert!(dead_runs(parent.path(), "u").is_empty());
         assert_eq!(living_run(parent.path(), "u").map(|(pid, _)| pid), Some(1));
-        let mode = fs::metadata(run.path()).expect("it is there").permissions().mode();
+        let mode = fs::metadata(run.path())
+            .expect("it is there")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o750);
         // What kill -9 leaves: the folder, and a lock that nobody holds.
         let path = run.path().to_owned();

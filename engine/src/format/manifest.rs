@@ -1,11 +1,13 @@
 //! The document of one snapshot. Specified in `docs/format.md`, "Manifest".
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::cursor::at_most;
+use super::domain::{self, DiskIdentity, DomainRecord};
 use super::json;
 use super::{FormatError, Unknown};
 use crate::id::{NodeId, SnapshotId};
@@ -40,6 +42,12 @@ pub struct Manifest {
     pub disks: Vec<DiskRecord>,
     /// What the source says about the VM, such as its domain XML.
     pub metadata: BTreeMap<String, String>,
+    /// What belongs to the VM beside its disks and is no text, such as its NVRAM.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileRecord>,
+    /// The domain that was backed up, where it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<DomainRecord>,
     /// Members that this version does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -74,9 +82,48 @@ pub struct DiskRecord {
     pub new_bytes: u64,
     /// What storing them took.
     pub stored_bytes: u64,
+    /// What the disk was to its hypervisor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<DiskIdentity>,
+    /// Why it was not read by its changes alone, where that was wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
     /// Members that this version does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+/// A file of a snapshot. Its bytes have a recipe, as a disk's have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    /// What it is called. Unique among the files of the manifest.
+    pub name: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Root of the file's recipe.
+    pub recipe: NodeId,
+    /// Bytes that are not in holes.
+    pub data_bytes: u64,
+    /// Chunk references of the recipe.
+    pub chunks: u64,
+    /// Members that this version does not know.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// A recipe that a manifest names, with whose it is.
+#[derive(Debug, Clone, Copy)]
+pub struct RecipeOf<'m> {
+    /// The disk's target, or the file's name.
+    pub name: &'m str,
+    /// Whether it is a file's.
+    pub is_file: bool,
+    /// Size in bytes of what it reproduces.
+    pub size: u64,
+    /// Its root.
+    pub root: NodeId,
+    /// Bytes that are not in holes.
+    pub data_bytes: u64,
 }
 
 /// How a disk was read.
@@ -106,6 +153,13 @@ pub struct SourceRecord {
     pub unknown: Unknown,
 }
 
+impl fmt::Display for RecipeOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.is_file { "file" } else { "disk" };
+        write!(f, "{kind} {}", self.name)
+    }
+}
+
 impl Manifest {
     /// Encodes the manifest, unsealed.
     ///
@@ -120,10 +174,33 @@ impl Manifest {
 
     /// Decodes an unsealed manifest.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        let manifest: Self =
-            json::decode_versioned(WHAT, bytes, MANIFEST_LEN_MAX, MANIFEST_VERSION)?;
+        let decoded = json::decode_versioned(WHAT, bytes, MANIFEST_LEN_MAX, MANIFEST_VERSION);
+        let manifest: Self = decoded.map_err(|error| match error {
+            FormatError::BadDocument { .. } => domain::unsupported(bytes).unwrap_or(error),
+            error => error,
+        })?;
         manifest.check()?;
         Ok(manifest)
+    }
+
+    /// Returns every recipe that the snapshot consists of: those of its disks, then those of its
+    /// files. Whoever asks what a snapshot needs must follow all of them.
+    pub fn recipes(&self) -> impl Iterator<Item = RecipeOf<'_>> {
+        let disks = self.disks.iter().map(|disk| RecipeOf {
+            name: &disk.target,
+            is_file: false,
+            size: disk.size,
+            root: disk.recipe,
+            data_bytes: disk.data_bytes,
+        });
+        let files = self.files.iter().map(|file| RecipeOf {
+            name: &file.name,
+            is_file: true,
+            size: file.size,
+            root: file.recipe,
+            data_bytes: file.data_bytes,
+        });
+        disks.chain(files)
     }
 
     fn check(&self) -> Result<(), FormatError> {
@@ -140,8 +217,31 @@ impl Manifest {
             at_most("data bytes of a disk", disk.data_bytes, disk.size)?;
             at_most("chunks of a disk", disk.chunks, disk.data_bytes)?;
         }
-        Ok(())
+        let mut names = BTreeSet::new();
+        for file in &self.files {
+            check_file_name(&file.name)?;
+            if !names.insert(&file.name) {
+                return Err(FormatError::Malformed {
+                    rule: "the names of a manifest's files must differ",
+                });
+            }
+            at_most("size of a file", file.size, DISK_LEN_MAX)?;
+            at_most("data bytes of a file", file.data_bytes, file.size)?;
+            at_most("chunks of a file", file.chunks, file.data_bytes)?;
+        }
+        self.domain.as_ref().map_or(Ok(()), DomainRecord::check)
     }
+}
+
+/// Checks the name of a file in a manifest: it is restored under that name.
+pub fn check_file_name(name: &str) -> Result<(), FormatError> {
+    check_name(name)?;
+    let is_fit = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if !name.chars().all(is_fit) {
+        let rule = "the name of a file must consist of letters, digits, `-`, `_` and `.`";
+        return Err(FormatError::Malformed { rule });
+    }
+    Ok(())
 }
 
 /// Checks the name of a VM or of a target: it stands in file names, in export names and before

@@ -13,6 +13,7 @@
 
 pub mod config;
 mod cursor;
+pub mod domain;
 mod error;
 mod file;
 mod json;

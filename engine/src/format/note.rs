@@ -40,6 +40,16 @@ pub enum Fact {
     Protected,
     /// It may be forgotten again.
     Unprotected,
+    /// Something outside of the repository counts on it: it must not be forgotten meanwhile.
+    Pinned {
+        /// What counts on it, such as the UUID of a domain.
+        what: String,
+    },
+    /// That no longer counts on it.
+    Unpinned {
+        /// What counted on it.
+        what: String,
+    },
     /// It was verified without a finding.
     Verified {
         /// What was read: such as `data` or `metadata`.
@@ -83,6 +93,8 @@ impl Note {
             Fact::Undeleted => ("undeleted", None),
             Fact::Protected => ("protected", None),
             Fact::Unprotected => ("unprotected", None),
+            Fact::Pinned { what } => ("pinned", Some(what.clone())),
+            Fact::Unpinned { what } => ("unpinned", Some(what.clone())),
             Fact::Verified { what } => ("verified", Some(what.clone())),
             Fact::Proved { what } => ("proved", Some(what.clone())),
             // A member `what` of an unknown fact is kept among the unknown members.
@@ -110,14 +122,17 @@ impl Note {
             ("undeleted", None) => Fact::Undeleted,
             ("protected", None) => Fact::Protected,
             ("unprotected", None) => Fact::Unprotected,
+            ("pinned", Some(what)) => Fact::Pinned { what },
+            ("unpinned", Some(what)) => Fact::Unpinned { what },
             ("verified", Some(what)) => Fact::Verified { what },
             ("proved", Some(what)) => Fact::Proved { what },
             (
-                "forgotten" | "undeleted" | "protected" | "unprotected" | "verified" | "proved",
+                "forgotten" | "undeleted" | "protected" | "unprotected" | "pinned" | "unpinned"
+                | "verified" | "proved",
                 _,
             ) => {
                 return Err(FormatError::Malformed {
-                    rule: "`verified` and `proved` must say what, other notes must not",
+                    rule: "pins, `verified` and `proved` must say what, other notes must not",
                 });
             }
             (_, detail) => {
@@ -154,6 +169,8 @@ mod tests {
             Fact::Undeleted,
             Fact::Protected,
             Fact::Unprotected,
+            Fact::Pinned { what: what.clone() },
+            Fact::Unpinned { what: what.clone() },
             Fact::Verified { what: what.clone() },
             Fact::Proved { what },
         ] {
@@ -182,6 +199,26 @@ mod tests {
         assert_eq!(note.fact, Fact::Other { kind });
         assert_eq!(String::from_utf8_lossy(&note.encode()?), text);
         Ok(())
+    }
+
+    #[test]
+    fn a_fact_says_what_it_must_say_and_no_more() {
+        for (kind, what) in [
+            ("pinned", ""),
+            ("unpinned", ""),
+            ("proved", ""),
+            ("forgotten", r#","what":"x""#),
+        ] {
+            let (id, time) = ("5a".repeat(32), "2026-11-20T08:00:00Z");
+            let text = format!(
+                r#"{{"version":1,"snapshot":"{id}","time":"{time}","kind":"{kind}"{what}}}"#
+            );
+            let refused = Note::decode(text.as_bytes());
+            assert!(
+                matches!(refused, Err(FormatError::Malformed { .. })),
+                "{kind}"
+            );
+        }
     }
 
     #[test]

@@ -113,6 +113,14 @@ pub enum RepositoryError {
     /// A snapshot went away while it was being opened.
     #[error("snapshot {0} is not there any more")]
     SnapshotGone(SnapshotId),
+    /// A snapshot that something counts on cannot be forgotten.
+    #[error("snapshot {snapshot} is pinned by {pin}, which counts on it")]
+    Pinned {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// What counts on it.
+        pin: String,
+    },
 }
 
 impl From<UnlockError> for RepositoryError {

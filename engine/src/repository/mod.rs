@@ -20,7 +20,7 @@ pub use fetch::{Fetcher, Sink};
 pub use intake::{Intake, IntakeStats};
 pub use keys::KeySlotInfo;
 pub use memory::SeenSnapshot;
-pub use notes::SnapshotState;
+pub use notes::{Proof, SnapshotState};
 pub use open::{InitOptions, OpenOptions, Repository};
 pub(crate) use process::host_name;
 use process::session_document;

@@ -1,6 +1,6 @@
 //! Notes: what changed about a snapshot since it was published.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
 
@@ -20,16 +20,47 @@ pub struct SnapshotState {
     pub forgotten: Option<Timestamp>,
     /// Whether it must not be forgotten.
     pub is_protected: bool,
+    /// What counts on it, such as domains that count their changes from it: while there is any, it
+    /// must not be forgotten.
+    pub pins: BTreeSet<String>,
+    /// That it was of use, oldest first.
+    pub proofs: Vec<Proof>,
+}
+
+/// That a snapshot was of use once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// When.
+    pub time: Timestamp,
+    /// What was done with it.
+    pub what: String,
 }
 
 impl SnapshotState {
+    /// Fails where something counts on the snapshot of this state.
+    pub fn check_not_pinned(&self, snapshot: SnapshotId) -> Result<(), RepositoryError> {
+        match self.pins.first() {
+            None => Ok(()),
+            Some(pin) => Err(RepositoryError::Pinned {
+                snapshot,
+                pin: pin.clone(),
+            }),
+        }
+    }
+
     fn apply(&mut self, note: &Note) {
-        match note.fact {
+        match &note.fact {
             Fact::Forgotten => self.forgotten = Some(note.time),
             Fact::Undeleted => self.forgotten = None,
             Fact::Protected => self.is_protected = true,
             Fact::Unprotected => self.is_protected = false,
-            _ => {}
+            Fact::Pinned { what } => drop(self.pins.insert(what.clone())),
+            Fact::Unpinned { what } => drop(self.pins.remove(what)),
+            Fact::Proved { what } => self.proofs.push(Proof {
+                time: note.time,
+                what: what.clone(),
+            }),
+            Fact::Verified { .. } | Fact::Other { .. } => {}
         }
     }
 }
@@ -67,6 +98,30 @@ impl Repository {
         }
     }
 
+    /// Forgets snapshots: all of them, or none where one of them is pinned.
+    ///
+    /// # Errors
+    ///
+    /// [`RepositoryError::Pinned`] for the first that is. Whether one is protected is the caller's
+    /// to look at.
+    ///
+    /// # Durability
+    ///
+    /// Durable on return.
+    pub fn forget(&self, snapshots: &[SnapshotId]) -> Result<(), RepositoryError> {
+        // Read anew: a pin may have come since the snapshots were listed.
+        let states = self.states()?;
+        for id in snapshots {
+            if let Some(state) = states.get(id) {
+                state.check_not_pinned(*id)?;
+            }
+        }
+        for id in snapshots {
+            self.add_note(*id, Fact::Forgotten)?;
+        }
+        Ok(())
+    }
+
     /// Reads one note, checked against its name and against the snapshot that it is about.
     pub fn note(&self, snapshot: SnapshotId, id: NoteId) -> Result<Note, RepositoryError> {
         let object = Name::Note(snapshot, id);
@@ -101,12 +156,69 @@ impl Repository {
             }
         }
         // At equal times the note that keeps the snapshot comes last, and so holds.
-        let keeps = |note: &Note| matches!(note.fact, Fact::Undeleted | Fact::Protected);
+        let keeps = |note: &Note| {
+            matches!(
+                note.fact,
+                Fact::Undeleted | Fact::Protected | Fact::Pinned { .. }
+            )
+        };
         notes.sort_by_key(|(time, _, note)| (*time, keeps(note)));
         let mut states: HashMap<SnapshotId, SnapshotState> = HashMap::new();
         for (_, snapshot, note) in &notes {
             states.entry(*snapshot).or_default().apply(note);
         }
         Ok(states)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(facts: &[Fact]) -> SnapshotState {
+        let mut state = SnapshotState::default();
+        for (second, fact) in (0..).zip(facts) {
+            state.apply(&Note {
+                snapshot: SnapshotId::from_bytes([1; 32]),
+                time: Timestamp::from_second(second).expect("in range"),
+                fact: fact.clone(),
+                unknown: Unknown::new(),
+            });
+        }
+        state
+    }
+
+    #[test]
+    fn each_pin_holds_until_it_is_taken_off() {
+        let pinned = |what: &str| Fact::Pinned { what: what.into() };
+        let unpinned = |what: &str| Fact::Unpinned { what: what.into() };
+        let facts = [
+            unpinned("a"),
+            pinned("a"),
+            pinned("b"),
+            pinned("a"),
+            unpinned("a"),
+        ];
+        let id = SnapshotId::from_bytes([1; 32]);
+        let held = state(&facts);
+        assert_eq!(held.pins, BTreeSet::from(["b".to_owned()]));
+        let refused = held.check_not_pinned(id);
+        assert!(
+            matches!(&refused, Err(RepositoryError::Pinned { pin, .. }) if pin == "b"),
+            "{refused:?}"
+        );
+        let free = state(&[&facts[..], &[unpinned("b")]].concat());
+        assert!(free.pins.is_empty() && free.check_not_pinned(id).is_ok());
+    }
+
+    #[test]
+    fn proofs_are_kept_with_their_times() {
+        let proved = |what: &str| Fact::Proved { what: what.into() };
+        let proofs = state(&[proved("booted"), Fact::Protected, proved("restored")]).proofs;
+        let proofs: Vec<_> = proofs
+            .iter()
+            .map(|proof| (proof.time.as_second(), &*proof.what))
+            .collect();
+        assert_eq!(proofs, [(0, "booted"), (2, "restored")]);
     }
 }

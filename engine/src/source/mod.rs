@@ -4,6 +4,8 @@ mod error;
 mod file;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
+pub mod limit;
+pub mod memory;
 mod nbd;
 mod open;
 pub mod qcow2;
@@ -14,6 +16,7 @@ use std::ops::Range;
 
 pub use error::SourceError;
 pub use file::ReadAt;
+pub use limit::{Limited, RateLimit};
 pub use nbd::NbdSource;
 pub use open::{format_of, open, open_with};
 pub use spec::{Format, Location, SourceSpec, SpecError};

@@ -1,4 +1,4 @@
-//! Whom damage hurts: every range of every disk that needs something lost.
+//! Whom damage hurts: every range of every disk and file that needs something lost.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -6,8 +6,9 @@ use std::ops::Range;
 use super::VerifyError;
 use super::nodes::Nodes;
 use super::report::{Findings, Hurt};
-use super::trees::disks;
+use super::trees::recipes;
 use crate::chunker::ChunkRef;
+use crate::format::manifest::RecipeOf;
 use crate::id::{ContentId, NodeId};
 use crate::limits::REGION_LEN;
 use crate::progress::Cancel;
@@ -23,7 +24,7 @@ pub(super) fn attribute(
 ) -> Result<(), VerifyError> {
     let chunk_len_max = contents.repository().chunker().cut_params().max().into();
     let mut whole = HashSet::new();
-    for (snapshot, disk, shape) in disks(contents, snapshots) {
+    for (snapshot, recipe, shape) in recipes(contents, snapshots) {
         let nodes = Nodes::new(contents, findings);
         let mut visitor = Visitor {
             contents,
@@ -37,8 +38,8 @@ pub(super) fn attribute(
             tail: None,
             failure: None,
         };
-        Recipe::new(&nodes, shape, disk.recipe).visit(&mut visitor);
-        visitor.close_tail(disk.size);
+        Recipe::new(&nodes, shape, recipe.root).visit(&mut visitor);
+        visitor.close_tail(recipe.size);
         let Visitor { hurts, failure, .. } = visitor;
         nodes.finish()?;
         if cancel.is_cancelled() {
@@ -48,7 +49,7 @@ pub(super) fn attribute(
             return Err(failure.into());
         }
         for (fault, range) in hurts {
-            add(findings, fault, snapshot, &disk.target, range);
+            add(findings, fault, snapshot, &recipe, range);
         }
     }
     Ok(())
@@ -58,13 +59,15 @@ fn add(
     findings: &mut Findings,
     fault: usize,
     snapshot: &Snapshot,
-    target: &str,
+    recipe: &RecipeOf<'_>,
     range: Range<u64>,
 ) {
+    let (target, is_file) = (recipe.name, recipe.is_file);
     let hurts = &mut findings.report.faults[fault].hurts;
     if let Some(last) = hurts.last_mut()
         && last.snapshot == snapshot.id
         && last.target == target
+        && last.is_file == is_file
         && last.range.end == range.start
     {
         last.range.end = range.end;
@@ -75,6 +78,7 @@ fn add(
         snapshot: snapshot.id,
         vm,
         target,
+        is_file,
         range,
     });
 }

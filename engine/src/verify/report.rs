@@ -52,15 +52,17 @@ pub enum FaultKind {
     Index,
 }
 
-/// Bytes of a disk that cannot be read back.
+/// Bytes of a disk or file that cannot be read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hurt {
     /// The snapshot.
     pub snapshot: SnapshotId,
     /// Its VM.
     pub vm: String,
-    /// The disk.
+    /// The disk, or the file's name.
     pub target: String,
+    /// Whether it is a file that was kept with the disks.
+    pub is_file: bool,
     /// The bytes.
     pub range: Range<u64>,
 }

@@ -7,7 +7,7 @@ use super::nodes::{Nodes, search};
 use super::report::{FaultKind, Findings, Wanted, describe};
 use super::{VerifyError, VerifyOptions};
 use crate::chunker::ChunkRef;
-use crate::format::manifest::DiskRecord;
+use crate::format::manifest::RecipeOf;
 use crate::id::{ContentId, NodeId, PackId};
 use crate::progress::Cancel;
 use crate::recipe::{NodePlace, NodeVisitor, Recipe, RecipeError, Shape};
@@ -21,17 +21,17 @@ const BATCH: usize = 64 * 1024;
 /// 4 GiB lost, and 32 MiB of memory.
 const SUSPECTS_MAX: usize = 256 * 1024;
 
-/// Returns every disk of `snapshots` whose size is one that a disk may have.
-pub(super) fn disks<'s>(
+/// Returns every recipe of `snapshots`, of disks and of files, whose size is one that a disk may
+/// have.
+pub(super) fn recipes<'s>(
     contents: &Contents,
     snapshots: &'s [&'s Snapshot],
-) -> impl Iterator<Item = (&'s Snapshot, &'s DiskRecord, Shape)> {
+) -> impl Iterator<Item = (&'s Snapshot, RecipeOf<'s>, Shape)> {
     let window_len = contents.repository().chunker().window_len();
     snapshots.iter().flat_map(move |snapshot| {
-        let disks = snapshot.manifest.disks.iter();
         // One that is not is a fault of the manifest's, found in `check`.
-        disks.filter_map(move |disk| {
-            Some((*snapshot, disk, Shape::new(disk.size, window_len).ok()?))
+        snapshot.manifest.recipes().filter_map(move |recipe| {
+            Some((*snapshot, recipe, Shape::new(recipe.size, window_len).ok()?))
         })
     })
 }
@@ -54,8 +54,8 @@ pub(super) fn packs(
             packs: HashSet::new(),
             failure: None,
         };
-        for (_, disk, shape) in disks(contents, snapshots) {
-            Recipe::new(&nodes, shape, disk.recipe).visit(&mut scout);
+        for (_, recipe, shape) in recipes(contents, snapshots) {
+            Recipe::new(&nodes, shape, recipe.root).visit(&mut scout);
         }
         let Scout {
             packs: found,
@@ -110,7 +110,8 @@ impl NodeVisitor for Scout<'_> {
     }
 }
 
-/// Follows the recipes of all disks of `snapshots`, and adds a fault for all that is lost.
+/// Follows the recipes of all disks and files of `snapshots`, and adds a fault for all that is
+/// lost.
 pub(super) fn check(
     contents: &Contents,
     snapshots: &[&Snapshot],
@@ -119,8 +120,8 @@ pub(super) fn check(
 ) -> Result<(), VerifyError> {
     let window_len = contents.repository().chunker().window_len();
     for snapshot in snapshots {
-        for disk in &snapshot.manifest.disks {
-            if let Err(error) = Shape::new(disk.size, window_len) {
+        for recipe in snapshot.manifest.recipes() {
+            if let Err(error) = Shape::new(recipe.size, window_len) {
                 findings.document(Name::Snapshot(snapshot.id), &error);
             }
         }
@@ -128,9 +129,9 @@ pub(super) fn check(
     loop {
         let nodes = Nodes::new(contents, findings);
         let mut walk = Walk::new(contents, findings, &nodes, options);
-        for (_, disk, shape) in disks(contents, snapshots) {
-            walk.at = &disk.target;
-            Recipe::new(&nodes, shape, disk.recipe).visit(&mut walk);
+        for (_, recipe, shape) in recipes(contents, snapshots) {
+            walk.at = recipe.to_string();
+            Recipe::new(&nodes, shape, recipe.root).visit(&mut walk);
         }
         let walked = walk.finish();
         let met = nodes.finish()?;
@@ -168,8 +169,8 @@ struct Walk<'v> {
     suspects: HashMap<Wanted, Option<PackId>>,
     walked: Walked,
     failure: Option<VerifyError>,
-    /// The disk that is being followed.
-    at: &'v str,
+    /// The disk or file that is being followed.
+    at: String,
 }
 
 impl NodeVisitor for Walk<'_> {
@@ -193,7 +194,7 @@ impl NodeVisitor for Walk<'_> {
     fn fault(&mut self, fault: RecipeError) {
         // The others are known to `Nodes`: suspects, or failures that are no faults.
         if let RecipeError::Inconsistent { node, .. } = &fault {
-            let object = format!("recipe node {node} of disk {}", self.at);
+            let object = format!("recipe node {node} of {}", self.at);
             let broken = (object, describe(&fault));
             self.walked.broken.entry(*node).or_insert(broken);
         }
@@ -217,7 +218,7 @@ impl<'v> Walk<'v> {
             suspects: HashMap::new(),
             walked: Walked::default(),
             failure: None,
-            at: "",
+            at: String::new(),
         }
     }
 

@@ -31,7 +31,8 @@ pub(super) fn at_one_moment(
     let mut warnings = Vec::new();
     let held = freeze::choose(run.domain, options.freeze, run.state)?;
     if held.is_none() && options.freeze == Freeze::Auto && run.description.has_agent {
-        warnings.push("the guest agent does not answer: the file systems are not frozen".to_owned());
+        warnings
+            .push("the guest agent does not answer: the file systems are not frozen".to_owned());
     }
     hook::run(&options.hooks, Phase::BeforeFreeze, run.told)?;
     let still = match held {
@@ -71,11 +72,7 @@ pub(super) fn at_one_moment(
     })
 }
 
-fn hold_still(
-    run: &Run<'_>,
-    folder: &mut RunFolder,
-    held: Held,
-) -> Result<Stillness, DomainError> {
+fn hold_still(run: &Run<'_>, folder: &mut RunFolder, held: Held) -> Result<Stillness, DomainError> {
     folder.update(|record| record.frozen = Some(held.name().to_owned()))?;
     Stillness::begin(&run.options.guard, run.domain, held)
 }

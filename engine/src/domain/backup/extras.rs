@@ -32,15 +32,21 @@ impl Extras {
         let mut extras = Self::default();
         let domain = run.description;
         if let Some(path) = &domain.nvram {
-            extras.add(NVRAM, "the firmware's variables", run.transport, || read_file(path));
+            extras.add(NVRAM, "the firmware's variables", run.transport, || {
+                read_file(path)
+            });
         }
         if domain.has_tpm {
             let folder = tpm_folder(run.domain.connection(), &domain.uuid);
-            extras.add(TPM, "the TPM's state", run.transport, || pack_folder(&folder));
+            extras.add(TPM, "the TPM's state", run.transport, || {
+                pack_folder(&folder)
+            });
         }
         if !domain.secrets.is_empty() {
             let uuids = domain.secrets.join(", ");
-            extras.not_saved.push(format!("the values of the secrets {uuids}"));
+            extras
+                .not_saved
+                .push(format!("the values of the secrets {uuids}"));
         }
         extras
     }
@@ -75,7 +81,9 @@ fn tpm_folder(connection: &Connection, uuid: &str) -> PathBuf {
 fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();
-    let read = std::fs::File::open(path)?.take(LEN_MAX + 1).read_to_end(&mut bytes)?;
+    let read = std::fs::File::open(path)?
+        .take(LEN_MAX + 1)
+        .read_to_end(&mut bytes)?;
     match read as u64 > LEN_MAX {
         true => Err(std::io::Error::other("they are too long to be that")),
         false => Ok(bytes),

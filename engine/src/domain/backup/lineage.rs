@@ -19,7 +19,11 @@ pub(super) fn newest_proven(
         let record = snapshot.manifest.domain.as_ref();
         record.is_some_and(|record| record.uuid == domain.uuid() && record.checkpoint.is_some())
     };
-    let candidates = snapshots.iter().rev().filter(is_of_domain).take(CANDIDATES_MAX);
+    let candidates = snapshots
+        .iter()
+        .rev()
+        .filter(is_of_domain)
+        .take(CANDIDATES_MAX);
     let there = domain.checkpoints()?;
     for snapshot in candidates {
         let Some(record) = &snapshot.manifest.domain else {
@@ -59,7 +63,11 @@ fn described(domain: &Domain, name: &str) -> Result<Checkpoint, DomainError> {
 /// bitmaps: after a migration, an undefine, the restart of a transient domain. QEMU is asked
 /// whether they are intact; where they are not, there is no checkpoint.
 fn redefine(domain: &Domain, snapshot: &Snapshot, name: &str) -> Result<bool, DomainError> {
-    let created = snapshot.manifest.domain.as_ref().and_then(|record| record.checkpoint_time);
+    let created = snapshot
+        .manifest
+        .domain
+        .as_ref()
+        .and_then(|record| record.checkpoint_time);
     let with_bitmap = snapshot.manifest.disks.iter().filter(|disk| {
         let identity = disk.identity.as_ref();
         identity.is_some_and(|identity| identity.bitmap.as_deref() == Some(name))
@@ -75,7 +83,9 @@ fn redefine(domain: &Domain, snapshot: &Snapshot, name: &str) -> Result<bool, Do
             return Err(error.into());
         }
         let is_of_disk = error.reason == Reason::CheckpointInconsistent;
-        let named = targets.iter().position(|target| error.message.contains(&format!("'{target}'")));
+        let named = targets
+            .iter()
+            .position(|target| error.message.contains(&format!("'{target}'")));
         match (is_of_disk, named) {
             (true, Some(place)) => drop(targets.remove(place)),
             _ => return Ok(false),

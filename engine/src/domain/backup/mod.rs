@@ -12,9 +12,9 @@ mod scratch;
 mod view;
 mod watch;
 
+pub use extras::{NVRAM, TPM};
 pub use options::{
     DomainBackupDone, DomainBackupOptions, Offline, Reading, ScratchOptions, TlsOptions, Way,
 };
 pub(super) use pull::end_job;
 pub use run::{DOMAIN_XML, back_up};
-pub use extras::{NVRAM, TPM};

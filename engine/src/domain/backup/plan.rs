@@ -6,6 +6,7 @@
 
 use super::options::Reading;
 use crate::domain::DomainError;
+use crate::format::Unknown;
 use crate::format::domain::{DiskIdentity, LeftOut};
 use crate::format::manifest::DiskRecord;
 use crate::repository::Snapshot;
@@ -55,13 +56,27 @@ pub(super) struct Parent {
     pub(super) checkpoint: Checkpoint,
 }
 
+/// A domain's disks, told apart.
+#[derive(Debug, Clone)]
+pub(super) struct Selected {
+    pub(super) chosen: Vec<DomainDisk>,
+    /// As in [`Plan`].
+    pub(super) left_out: Vec<LeftOut>,
+    /// As in [`Plan`].
+    pub(super) unreadable: Vec<LeftOut>,
+}
+
 /// Chooses the disks.
 pub(super) fn select(
     domain: &DomainDescription,
     only: &[String],
     exclude: &[String],
-) -> Result<(Vec<DomainDisk>, Vec<LeftOut>, Vec<LeftOut>), DomainError> {
-    if let Some(target) = only.iter().chain(exclude).find(|t| domain.disk(t).is_none()) {
+) -> Result<Selected, DomainError> {
+    if let Some(target) = only
+        .iter()
+        .chain(exclude)
+        .find(|t| domain.disk(t).is_none())
+    {
         let there: Vec<&str> = domain.disks.iter().map(|disk| &*disk.target).collect();
         return Err(DomainError::NoSuchDisk {
             domain: domain.name.clone(),
@@ -74,6 +89,7 @@ pub(super) fn select(
         let out = |reason: &str| LeftOut {
             target: disk.target.clone(),
             reason: reason.to_owned(),
+            unknown: Unknown::new(),
         };
         if exclude.contains(&disk.target) {
             left_out.push(out("excluded"));
@@ -96,7 +112,11 @@ pub(super) fn select(
             reasons: reasons.join("; "),
         });
     }
-    Ok((chosen, left_out, unreadable))
+    Ok(Selected {
+        chosen,
+        left_out,
+        unreadable,
+    })
 }
 
 fn matter_of_course(disk: &DomainDisk) -> Option<&'static str> {
@@ -113,9 +133,9 @@ fn matter_of_course(disk: &DomainDisk) -> Option<&'static str> {
 fn unreadable_for(disk: &DomainDisk) -> Option<String> {
     match (&disk.source, disk.device.as_str()) {
         (_, "lun") => Some("a SCSI device that is passed through".to_owned()),
-        (DiskSource::Other(kind), _) => {
-            Some(format!("disks of type `{kind}` cannot be read by backup jobs"))
-        }
+        (DiskSource::Other(kind), _) => Some(format!(
+            "disks of type `{kind}` cannot be read by backup jobs"
+        )),
         _ => None,
     }
 }
@@ -139,11 +159,18 @@ pub(super) fn doubt(
     let Some(record) = parent.snapshot.disk(&disk.target) else {
         return Some("the parent does not have this disk".to_owned());
     };
-    let marked = parent.checkpoint.disks.iter().find(|(target, _)| *target == disk.target);
+    let marked = parent
+        .checkpoint
+        .disks
+        .iter()
+        .find(|(target, _)| *target == disk.target);
     match marked {
         None => return Some("the parent's checkpoint has no bitmap on it".to_owned()),
         Some((_, None)) => {
-            return Some(format!("bitmap {} is missing or broken", parent.checkpoint.name));
+            return Some(format!(
+                "bitmap {} is missing or broken",
+                parent.checkpoint.name
+            ));
         }
         Some((_, Some(_))) => {}
     }
@@ -163,7 +190,10 @@ fn other_image(
     if before.bitmap.as_deref() != Some(checkpoint) {
         return Some("the parent made no bitmap on it".to_owned());
     }
-    let is_below = disk.backing.iter().any(|path| path.as_os_str() == before.path.as_str());
+    let is_below = disk
+        .backing
+        .iter()
+        .any(|path| path.as_os_str() == before.path.as_str());
     if before.path == identity.path {
         let told = before.inode.zip(identity.inode);
         return told
@@ -218,11 +248,11 @@ mod tests {
             disk("vdc", "disk", DiskSource::Other("vhostuser".to_owned())),
         ]);
         let exclude = ["vdb".to_owned()];
-        let (chosen, left_out, unreadable) = select(&domain, &[], &exclude).expect("one is left");
+        let selected = select(&domain, &[], &exclude).expect("one is left");
         let names = |out: &[LeftOut]| out.iter().map(|out| out.target.clone()).collect::<Vec<_>>();
-        assert_eq!(chosen.len(), 1);
-        assert_eq!(names(&left_out), ["vdb", "sda"]);
-        assert_eq!(names(&unreadable), ["vdc"]);
+        assert_eq!(selected.chosen.len(), 1);
+        assert_eq!(names(&selected.left_out), ["vdb", "sda"]);
+        assert_eq!(names(&selected.unreadable), ["vdc"]);
         let unknown = select(&domain, &["vdx".to_owned()], &[]);
         assert!(matches!(unknown, Err(DomainError::NoSuchDisk { .. })));
         let nothing = select(&domain, &["sda".to_owned()], &[]);

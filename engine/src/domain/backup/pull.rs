@@ -21,9 +21,7 @@ use crate::nbd::uri::Uri;
 use crate::source::libvirt::xml::{
     BackupDisk, BackupJob, BackupServer, Checkpoint, checkpoint_xml,
 };
-use crate::source::libvirt::{
-    CheckpointDescription, Domain, DomainState, LibvirtError, Reason,
-};
+use crate::source::libvirt::{CheckpointDescription, Domain, DomainState, LibvirtError, Reason};
 use crate::source::{NbdSource, Source};
 
 /// How long the end of a job is tried where the daemon cannot be reached.
@@ -39,7 +37,12 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         Ok((&planned.disk, size))
     });
     let sizes: Vec<_> = sizes.collect::<Result<_, LibvirtError>>()?;
-    let scratch = Scratch::plan(run.name.drawn(), &sizes, &run.options.scratch, run.is_local())?;
+    let scratch = Scratch::plan(
+        run.name.drawn(),
+        &sizes,
+        &run.options.scratch,
+        run.is_local(),
+    )?;
     let record = RunRecord {
         uuid: run.domain.uuid().to_owned(),
         name: run.domain.name().to_owned(),
@@ -52,7 +55,9 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
     };
     let label = run.description.label;
     let mut folder = RunFolder::make(run.run_folder(), run.name.drawn(), label, record)?;
-    let begun = at_one_moment(run, &mut folder, || begin(run, plan, &scratch, &folder_socket(run)));
+    let begun = at_one_moment(run, &mut folder, || {
+        begin(run, plan, &scratch, &folder_socket(run))
+    });
     // Whatever becomes of it, from here on the job is ended by its hold.
     let watch = Watch::start(
         run.domain.clone(),
@@ -73,7 +78,10 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         let reason = "no thread can be started to watch the job".to_owned();
         return Err(DomainError::GivenUp { reason });
     }
-    let disks = plan.disks.iter().map(|planned| request(run, planned, &hold.folder));
+    let disks = plan
+        .disks
+        .iter()
+        .map(|planned| request(run, planned, &hold.folder));
     let disks = disks.collect::<Result<Vec<_>, _>>()?;
     Ok(view(run, disks, moment, hold))
 }
@@ -90,7 +98,8 @@ fn view(run: &Run<'_>, disks: Vec<DiskRequest>, moment: Moment, hold: Box<PullHo
         let identity = disk.identity.as_ref();
         identity.is_some_and(|identity| identity.bitmap.is_some())
     });
-    let checkpoint = has_bitmap.then(|| (run.name.to_string(), created(run.domain, &hold.checkpoint)));
+    let checkpoint =
+        has_bitmap.then(|| (run.name.to_string(), created(run.domain, &hold.checkpoint)));
     View {
         disks,
         files: extras.files,
@@ -107,7 +116,9 @@ fn view(run: &Run<'_>, disks: Vec<DiskRequest>, moment: Moment, hold: Box<PullHo
 
 /// Returns when libvirt says that a checkpoint was made.
 fn created(domain: &Domain, name: &str) -> Option<i64> {
-    let xml = domain.checkpoint_xml(name, CheckpointDescription::Plain).ok()?;
+    let xml = domain
+        .checkpoint_xml(name, CheckpointDescription::Plain)
+        .ok()?;
     Checkpoint::parse(&xml).ok()?.created
 }
 
@@ -124,15 +135,25 @@ fn begin(
 ) -> Result<(), LibvirtError> {
     let server = BackupServer::Unix(socket.to_owned());
     let checkpoint = checkpoint(run, plan);
-    let begun = run.domain.backup_begin(&job(run, plan, scratch, &server).xml(), checkpoint.as_deref());
+    let begun = run.domain.backup_begin(
+        &job(run, plan, scratch, &server).xml(),
+        checkpoint.as_deref(),
+    );
     let Err(error) = begun else {
         return Ok(());
     };
-    let is_broken = matches!(error.reason, Reason::CheckpointInconsistent | Reason::NoCheckpoint);
+    let is_broken = matches!(
+        error.reason,
+        Reason::CheckpointInconsistent | Reason::NoCheckpoint
+    );
     if !is_broken || plan.disks.iter().all(|planned| planned.doubt.is_some()) {
         return Err(error);
     }
-    for planned in plan.disks.iter_mut().filter(|planned| planned.doubt.is_none()) {
+    for planned in plan
+        .disks
+        .iter_mut()
+        .filter(|planned| planned.doubt.is_none())
+    {
         planned.doubt = Some(format!("the bitmap cannot be used: {}", error.message));
     }
     let job = job(run, plan, scratch, &server);
@@ -160,9 +181,12 @@ fn since(run: &Run<'_>, planned: &PlannedDisk) -> Option<String> {
 }
 
 fn checkpoint(run: &Run<'_>, plan: &Plan) -> Option<String> {
-    let (with, without): (Vec<_>, Vec<_>) =
-        plan.disks.iter().partition(|planned| planned.can_have_bitmap());
-    let names = |disks: Vec<&PlannedDisk>| disks.into_iter().map(|p| p.disk.target.clone()).collect();
+    let (with, without): (Vec<_>, Vec<_>) = plan
+        .disks
+        .iter()
+        .partition(|planned| planned.can_have_bitmap());
+    let names =
+        |disks: Vec<&PlannedDisk>| disks.into_iter().map(|p| p.disk.target.clone()).collect();
     let with: Vec<String> = names(with);
     let mut others: Vec<String> = names(without);
     others.extend(plan.others());
@@ -184,8 +208,14 @@ fn request(
 ) -> Result<DiskRequest, DomainError> {
     let target = &planned.disk.target;
     let since = since(run, planned);
-    let context = since.as_ref().map(|_| format!("qemu:dirty-bitmap:backup-{target}"));
-    let text = format!("nbd+unix:///{}?socket={}", percent(target), percent(&folder.socket().to_string_lossy()));
+    let context = since
+        .as_ref()
+        .map(|_| format!("qemu:dirty-bitmap:backup-{target}"));
+    let text = format!(
+        "nbd+unix:///{}?socket={}",
+        percent(target),
+        percent(&folder.socket().to_string_lossy())
+    );
     let failed = |source| DomainError::Source {
         target: target.clone(),
         source,
@@ -202,7 +232,11 @@ fn request(
     let source = match &run.options.limit {
         Some(limit) => {
             let limit = std::sync::Arc::clone(limit);
-            Box::new(crate::source::limit::Limited::new(source, limit, run.stop.clone()))
+            Box::new(crate::source::limit::Limited::new(
+                source,
+                limit,
+                run.stop.clone(),
+            ))
         }
         None => source,
     };
@@ -287,10 +321,10 @@ impl PullHold {
 /// job is another program's, and is left alone.
 pub(in crate::domain) fn end_job(domain: &Domain, socket: &Path) -> Result<(), LibvirtError> {
     let begun = Instant::now();
-    let is_ours = |xml: String| xml.contains(&*socket.to_string_lossy());
+    let is_ours = |xml: &String| xml.contains(&*socket.to_string_lossy());
     loop {
         let ended = match domain.backup_xml() {
-            Ok(job) if !job.is_some_and(is_ours) => return Ok(()),
+            Ok(job) if !job.as_ref().is_some_and(is_ours) => return Ok(()),
             Ok(_) => domain.abort_job(),
             Err(error) => Err(error),
         };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::options::{DomainBackupDone, DomainBackupOptions, Reading, Way};
-use super::plan::{Parent, Plan, PlannedDisk};
+use super::plan::{Parent, Plan, PlannedDisk, Selected};
 use super::view::{Opener, Run, View};
 use super::{identity, lineage, plan, pull};
 use crate::backup::{self as engine, BackupDone, BackupError, BackupOptions, BackupRequest};
@@ -47,7 +47,10 @@ pub fn back_up(
     let mut told = HookEnvironment::default();
     told.set("CAIRN_DOMAIN", domain.name());
     told.set("CAIRN_DOMAIN_UUID", domain.uuid());
-    told.set("CAIRN_REPOSITORY_ID", &repository.config().repository_id.to_hex());
+    told.set(
+        "CAIRN_REPOSITORY_ID",
+        &repository.config().repository_id.to_hex(),
+    );
     hook::run(&options.hooks, Phase::BeforeBackup, &told)?;
     let attempt = Attempt {
         repository,
@@ -72,7 +75,8 @@ pub fn back_up(
     let after = hook::run(&options.hooks, Phase::AfterBackup, &ended);
     let mut done = done?;
     // The snapshot is there, whatever the hook says.
-    done.warnings.extend(after.err().map(|error| error.to_string()));
+    done.warnings
+        .extend(after.err().map(|error| error.to_string()));
     Ok(done)
 }
 
@@ -113,7 +117,6 @@ impl Attempt<'_> {
         let name = self.name()?;
         let stop = Cancel::default();
         let run = Run {
-            repository: self.repository,
             domain,
             description: &description,
             state,
@@ -145,8 +148,11 @@ impl Attempt<'_> {
         parent: Option<&Parent>,
     ) -> Result<Plan, DomainError> {
         let options = self.options;
-        let (chosen, left_out, unreadable) =
-            plan::select(description, &options.only, &options.exclude)?;
+        let Selected {
+            chosen,
+            left_out,
+            unreadable,
+        } = plan::select(description, &options.only, &options.exclude)?;
         let is_local = *self.transport == Transport::Local;
         let mut disks = Vec::with_capacity(chosen.len());
         for disk in chosen {
@@ -183,7 +189,10 @@ impl Attempt<'_> {
 
     fn name(&self) -> Result<CheckpointName, DomainError> {
         let there = self.domain.checkpoints()?;
-        let recorded = self.snapshots.iter().filter_map(|s| s.manifest.domain.as_ref());
+        let recorded = self
+            .snapshots
+            .iter()
+            .filter_map(|s| s.manifest.domain.as_ref());
         let recorded = recorded.filter_map(|record| record.checkpoint.as_deref());
         let recorded: Vec<&str> = recorded.collect();
         let is_used =
@@ -234,12 +243,17 @@ impl Attempt<'_> {
         };
         let done = engine::backup(self.repository, request, &backup_options);
         let cause = done.as_ref().err().and_then(|_| hold.stopped_by());
-        warnings.extend(std::mem::replace(&mut hold, Box::new(super::view::Ended)).end(done.is_ok()));
+        warnings
+            .extend(std::mem::replace(&mut hold, Box::new(super::view::Ended)).end(done.is_ok()));
         match done {
             Ok(backup) => {
                 let after = hook::run(&options.hooks, Phase::AfterJob, self.told);
                 warnings.extend(after.err().map(|error| error.to_string()));
-                warnings.extend(self.thin_out(run, &backup).err().map(|error| error.to_string()));
+                warnings.extend(
+                    self.thin_out(run, &backup)
+                        .err()
+                        .map(|error| error.to_string()),
+                );
                 Ok(DomainBackupDone {
                     backup,
                     warnings,
@@ -285,7 +299,12 @@ impl Attempt<'_> {
         Ok(delete_others(self.domain, repository, &keep)?)
     }
 
-    fn request(&self, run: &Run<'_>, plan: &Plan, taken: Taken) -> Result<BackupRequest, DomainError> {
+    fn request(
+        &self,
+        run: &Run<'_>,
+        plan: &Plan,
+        taken: Taken,
+    ) -> Result<BackupRequest, DomainError> {
         let mut metadata = BTreeMap::new();
         let xml = self.domain.inactive_xml()?;
         if xml.contains("passwd=") && self.repository.config().encryption.is_none() {
@@ -360,7 +379,10 @@ mod tests {
     fn a_hypervisor_is_named_without_its_user() {
         for (uri, named) in [
             ("qemu:///system", "qemu:///system"),
-            ("qemu+ssh://u:p@h:22/system?x=@", "qemu+ssh://h:22/system?x=@"),
+            (
+                "qemu+ssh://u:p@h:22/system?x=@",
+                "qemu+ssh://h:22/system?x=@",
+            ),
         ] {
             assert_eq!(without_user(uri), named);
         }

@@ -77,7 +77,9 @@ impl Scratch {
 
 fn folder_of(disk: &DomainDisk) -> PathBuf {
     match &disk.source {
-        DiskSource::File(path) => path.parent().map_or_else(|| FOLDER_DEFAULT.into(), Path::to_owned),
+        DiskSource::File(path) => path
+            .parent()
+            .map_or_else(|| FOLDER_DEFAULT.into(), Path::to_owned),
         _ => PathBuf::from(FOLDER_DEFAULT),
     }
 }
@@ -130,7 +132,10 @@ mod tests {
             min: Some(min),
         };
         let planned = Scratch::plan("0a", &[(&disk, 1)], &options(1), true).expect("there is room");
-        assert_eq!(planned.file("vda"), folder.path().join(".cairn-0a-vda.scratch"));
+        assert_eq!(
+            planned.file("vda"),
+            folder.path().join(".cairn-0a-vda.scratch")
+        );
         assert_eq!(planned.shortage(), None);
         let refused = Scratch::plan("0a", &[(&disk, 1)], &options(u64::MAX), true);
         assert!(matches!(refused, Err(DomainError::NoScratch { .. })));

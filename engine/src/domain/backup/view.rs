@@ -12,13 +12,11 @@ use crate::domain::checkpoint::CheckpointName;
 use crate::domain::hook::HookEnvironment;
 use crate::format::domain::{Consistency, Method};
 use crate::progress::Cancel;
-use crate::repository::Repository;
 use crate::source::libvirt::xml::DomainDescription;
 use crate::source::libvirt::{Domain, DomainState, Transport};
 
 /// What all ways of holding a domain's disks need to know.
 pub(super) struct Run<'r> {
-    pub(super) repository: &'r Repository,
     pub(super) domain: &'r Domain,
     pub(super) description: &'r DomainDescription,
     pub(super) state: DomainState,

@@ -55,14 +55,19 @@ impl Watch {
                 if !ticks.is_multiple_of(LOOK_TICKS) {
                     continue;
                 }
-                let seen = scratch.shortage().map(Trouble::Other).or_else(|| look(&domain));
+                let seen = scratch
+                    .shortage()
+                    .map(Trouble::Other)
+                    .or_else(|| look(&domain));
                 if let Some(seen) = seen {
                     *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
                     stop.cancel();
                 }
             }
         };
-        let thread = thread::Builder::new().name("watch".to_owned()).spawn(watching)?;
+        let thread = thread::Builder::new()
+            .name("watch".to_owned())
+            .spawn(watching)?;
         Ok(Self {
             trouble,
             end: Some(end),
@@ -73,7 +78,11 @@ impl Watch {
 
     /// Returns what was seen.
     pub(super) fn trouble(&self) -> Option<DomainError> {
-        let seen = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let seen = self
+            .trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()?;
         Some(match seen {
             Trouble::Off => DomainError::Off {
                 domain: self.domain.clone(),
@@ -102,7 +111,9 @@ pub(super) fn look(domain: &Domain) -> Option<Trouble> {
         }
         Ok(state) if !state.has_process() => Some(Trouble::Off),
         Ok(_) => match domain.backup_xml() {
-            Ok(None) => Some(Trouble::Other("its backup job was ended by someone else".to_owned())),
+            Ok(None) => Some(Trouble::Other(
+                "its backup job was ended by someone else".to_owned(),
+            )),
             _ => None,
         },
         Err(error) if error.is_disconnected() => {
