@@ -3,6 +3,7 @@
 
 pub mod backup;
 pub mod checkpoint;
+pub mod define;
 pub mod error;
 pub mod freeze;
 pub mod hook;
