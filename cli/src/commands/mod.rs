@@ -9,6 +9,8 @@ mod find;
 mod forget;
 mod get;
 mod init;
+#[cfg(feature = "libvirt")]
+mod instant;
 mod key;
 mod ls;
 mod mount;
@@ -43,6 +45,8 @@ pub enum Command {
     Snapshots(snapshots::SnapshotsArgs),
     Show(show::ShowArgs),
     Restore(restore::RestoreArgs),
+    #[cfg(feature = "libvirt")]
+    Instant(instant::InstantArgs),
     Verify(verify::VerifyArgs),
     Export(export::ExportArgs),
     Mount(mount::MountArgs),
@@ -66,6 +70,8 @@ pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Snapshots(args) => snapshots::run(args, context),
         Command::Show(args) => show::run(args, context),
         Command::Restore(args) => restore::run(args, context),
+        #[cfg(feature = "libvirt")]
+        Command::Instant(args) => instant::run(args, context),
         Command::Verify(args) => verify::run(args, context),
         Command::Export(args) => export::run(args, context),
         Command::Mount(args) => mount::run(args, context),

@@ -1,6 +1,6 @@
 //! `cairn restore --define`: a snapshot as a libvirt domain.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -13,7 +13,8 @@ use cairn_engine::source::libvirt::Connection;
 
 use super::{ImageFormat, RestoreArgs, users};
 use crate::context::Context;
-use crate::exit::Outcome;
+use crate::exit::{CliError, Outcome};
+use crate::instant::{Begin, Places, begin};
 use crate::output::restore::{DomainReport, RestoredDisk};
 use crate::session;
 
@@ -57,6 +58,20 @@ pub struct DomainArgs {
     #[arg(long, requires = "define")]
     pub keep_foreign_disks: bool,
 
+    /// Let the domain run at once, and copy its disks in the background; qcow2 only
+    ///
+    /// Until all is copied, the domain reads what is missing from the repository. See
+    /// `cairn instant --help`.
+    #[arg(long, requires = "define")]
+    pub instant: bool,
+
+    /// XML of the domain, in place of the snapshot's own
+    #[arg(long, value_name = "FILE", requires = "define")]
+    pub domain_xml: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub places: Places,
+
     /// Start the domain
     #[arg(long, requires = "define")]
     pub start: bool,
@@ -98,6 +113,11 @@ impl DomainArgs {
     }
 }
 
+fn read_xml(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path);
+    text.with_context(|| format!("cannot read {}", path.display()))
+}
+
 /// Restores a snapshot to a new definition.
 pub fn run(
     args: &RestoreArgs,
@@ -107,6 +127,11 @@ pub fn run(
 ) -> Result<Outcome> {
     let domain = &args.domain;
     let rights = domain.rights()?;
+    if domain.instant && args.format == Some(ImageFormat::Raw) {
+        let text = "an instant restore makes qcow2 files: a raw one cannot tell what it lacks";
+        return Err(CliError::Usage(text.to_owned()).into());
+    }
+    let domain_xml = domain.domain_xml.as_deref().map(read_xml).transpose()?;
     let connection = domain.connection()?;
     let access = Access::Read(vec![snapshot.id]);
     let contents = session::contents(context, repository, access, "restore")?;
@@ -127,13 +152,33 @@ pub fn run(
         rights,
         force: args.force,
         start: domain.start,
+        domain_xml: domain_xml.as_deref(),
+        maker: None,
         restore: RestoreOptions {
             threads: context.threads().get(),
             progress: &progress,
             cancel: &cancel,
         },
     };
-    let defined = define(&contents, snapshot, &connection, &options);
+    let defined = match domain.instant {
+        true => {
+            let how = Begin {
+                name: &options.name,
+                snapshot,
+                repository,
+                connection: &connection,
+                places: &domain.places,
+            };
+            begin(&how, context, |maker| {
+                let options = DefineOptions {
+                    maker: Some(maker),
+                    ..options.clone()
+                };
+                define(&contents, snapshot, &connection, &options)
+            })
+        }
+        false => define(&contents, snapshot, &connection, &options).map_err(Into::into),
+    };
     drop(meter);
     let defined = defined?;
     let disks = defined.disks.into_iter().map(|disk| RestoredDisk {
