@@ -28,6 +28,8 @@ pub struct Begin<'b> {
     pub repository: &'b Repository,
     /// The daemon.
     pub connection: &'b Connection,
+    /// Most bytes that are pulled in a second, of each disk; 0 is no bound.
+    pub pull_limit: u64,
     /// Where things are kept.
     pub places: &'b Places,
 }
@@ -107,6 +109,7 @@ impl Maker<'_> {
             socket: self.socket(uuid),
             group: self.group,
             disks: disks.iter().map(disk).collect::<Result<_>>()?,
+            pull_limit: self.begin.pull_limit,
             is_defined: false,
         };
         // In this order: without a record nobody would take the pin off.

@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::exit::{CliError, Outcome};
 use crate::instant::{Begin, Places, begin};
 use crate::output::restore::{DomainReport, RestoredDisk};
+use crate::output::size;
 use crate::session;
 
 /// What concerns domains.
@@ -64,6 +65,10 @@ pub struct DomainArgs {
     /// `cairn instant --help`.
     #[arg(long, requires = "define")]
     pub instant: bool,
+
+    /// Copy at most SIZE a second of each disk [default: no limit]
+    #[arg(long, value_name = "SIZE", requires = "instant")]
+    pub pull_limit: Option<String>,
 
     /// XML of the domain, in place of the snapshot's own
     #[arg(long, value_name = "FILE", requires = "define")]
@@ -131,6 +136,8 @@ pub fn run(
         let text = "an instant restore makes qcow2 files: a raw one cannot tell what it lacks";
         return Err(CliError::Usage(text.to_owned()).into());
     }
+    let pull_limit = domain.pull_limit.as_deref().map(size::parse).transpose();
+    let pull_limit = pull_limit.map_err(CliError::Usage)?.unwrap_or(0);
     let domain_xml = domain.domain_xml.as_deref().map(read_xml).transpose()?;
     let connection = domain.connection()?;
     let access = Access::Read(vec![snapshot.id]);
@@ -167,6 +174,7 @@ pub fn run(
                 snapshot,
                 repository,
                 connection: &connection,
+                pull_limit,
                 places: &domain.places,
             };
             begin(&how, context, |maker| {

@@ -115,7 +115,7 @@ pub fn step(connection: &Connection, record: &Record) -> Result<Step> {
             continue;
         };
         if domain.block_job(target)?.is_none() {
-            domain.block_pull(target, 0)?;
+            domain.block_pull(target, record.pull_limit)?;
         }
     }
     if is_pulling {

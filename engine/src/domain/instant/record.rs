@@ -45,6 +45,9 @@ pub struct Record {
     pub group: Option<u32>,
     /// The disks.
     pub disks: Vec<InstantDisk>,
+    /// Most bytes that are pulled in a second, of each disk; 0 is no bound.
+    #[serde(default)]
+    pub pull_limit: u64,
     /// Whether the domain was seen to need the export. Before that, one that does not need it is
     /// not defined yet.
     pub is_defined: bool,
@@ -211,6 +214,7 @@ mod tests {
             socket: PathBuf::from("/s"),
             group: Some(107),
             disks: Vec::new(),
+            pull_limit: 0,
             is_defined: false,
         }
     }
