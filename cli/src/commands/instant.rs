@@ -117,10 +117,12 @@ fn status(record: &Record, places: &Places, context: &Context) -> Result<Instant
     let (state, known) = looked.map_or((None, Vec::new()), |(state, disks)| (Some(state), disks));
     let disk = |disk: &cairn_engine::domain::instant::InstantDisk| {
         let now = known.iter().find(|known| known.target == disk.target);
-        let percent = now.and_then(|now| now.job).map(|(done, total)| match total {
-            0 => 0.0,
-            total => done as f64 * 100.0 / total as f64,
-        });
+        let percent = now
+            .and_then(|now| now.job)
+            .map(|(done, total)| match total {
+                0 => 0.0,
+                total => done as f64 * 100.0 / total as f64,
+            });
         InstantDiskStatus {
             target: disk.target.clone(),
             path: disk.path.clone(),
@@ -185,13 +187,19 @@ fn abort(name: &str, force: bool, places: &Places, context: &Context) -> Result<
     if context.repository()? != record.repository
         && std::path::absolute(context.repository()?)? != record.repository
     {
-        let text = format!("the restore is from {}: give it by -r", record.repository.display());
+        let text = format!(
+            "the restore is from {}: give it by -r",
+            record.repository.display()
+        );
         return Err(CliError::Usage(text).into());
     }
     let repository = session::open(context)?;
     stop_watcher(&states, &record.uuid)?;
     let Some(_watch) = states.watch(&record.uuid)? else {
-        bail!("another process watches over the restore of {}", record.domain);
+        bail!(
+            "another process watches over the restore of {}",
+            record.domain
+        );
     };
     if let Some(domain) = domain.filter(|_| needs) {
         if domain.state()? != DomainState::Off {

@@ -52,7 +52,10 @@ pub fn begin(
     context: &Context,
     define: impl FnOnce(&dyn DiskMaker) -> Result<Defined, DefineError>,
 ) -> Result<Defined> {
-    let password_file = context.password_file().map(std::path::absolute).transpose()?;
+    let password_file = context
+        .password_file()
+        .map(std::path::absolute)
+        .transpose()?;
     if begin.repository.config().encryption.is_some() && password_file.is_none() {
         let text = "an instant restore from an encrypted repository needs --password-file: \
                     the export must be able to start again when nobody is there to type";

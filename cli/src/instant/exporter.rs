@@ -149,7 +149,10 @@ impl Exporter for ExportProcess<'_> {
         command.arg("--socket").arg(&record.socket);
         command.args(["--socket-mode", "660"]);
         command.current_dir("/").process_group(0);
-        command.stdin(Stdio::from(lock)).stdout(Stdio::null()).stderr(log);
+        command
+            .stdin(Stdio::from(lock))
+            .stdout(Stdio::null())
+            .stderr(log);
         self.child = Some(command.spawn()?);
         Ok(())
     }

@@ -32,7 +32,9 @@ impl Places {
             None => {
                 let home = || named("HOME").map(|home| home.join(".local/state"));
                 let folder = named("XDG_STATE_HOME").or_else(home);
-                folder.context("give --state-dir: HOME is not set")?.join("cairn")
+                folder
+                    .context("give --state-dir: HOME is not set")?
+                    .join("cairn")
             }
         };
         std::path::absolute(folder).context("cannot tell the current folder")
@@ -51,7 +53,9 @@ impl Places {
             None if is_root => PathBuf::from("/run/cairn"),
             None => {
                 let folder = named("XDG_RUNTIME_DIR");
-                folder.context("give --run-dir: XDG_RUNTIME_DIR is not set")?.join("cairn")
+                folder
+                    .context("give --run-dir: XDG_RUNTIME_DIR is not set")?
+                    .join("cairn")
             }
         };
         std::path::absolute(folder).context("cannot tell the current folder")
@@ -61,6 +65,11 @@ impl Places {
     pub fn arguments(&self) -> Result<Vec<std::ffi::OsString>> {
         let state = self.state()?;
         let run = self.run()?;
-        Ok(vec!["--state-dir".into(), state.into(), "--run-dir".into(), run.into()])
+        Ok(vec![
+            "--state-dir".into(),
+            state.into(),
+            "--run-dir".into(),
+            run.into(),
+        ])
     }
 }

@@ -45,7 +45,10 @@ pub fn start_watcher(record: &Record, places: &Places) -> Result<()> {
     }
     command.args(["instant", "run"]).arg(&record.uuid);
     command.args(places.arguments()?).current_dir("/");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
     let started = command.spawn();
     let mut child = started.context("cannot start the process that watches")?;
     let begun = Instant::now();
@@ -55,10 +58,16 @@ pub fn start_watcher(record: &Record, places: &Places) -> Result<()> {
             if status.success() {
                 return Ok(());
             }
-            bail!("the process that watches ended with {status}; see {}", log_path.display());
+            bail!(
+                "the process that watches ended with {status}; see {}",
+                log_path.display()
+            );
         }
         if begun.elapsed() > SERVE_LIMIT {
-            bail!("the export does not begin to serve; see {}", log_path.display());
+            bail!(
+                "the export does not begin to serve; see {}",
+                log_path.display()
+            );
         }
         pause(Duration::from_millis(20));
     }
@@ -89,14 +98,21 @@ pub fn watch(name: &str, places: &Places, context: &Context) -> Result<()> {
     let unknown = || CliError::Usage(format!("there is no instant restore of `{name}`"));
     let record = states.find(name)?.ok_or_else(unknown)?;
     let Some(_watch) = states.watch(&record.uuid)? else {
-        bail!("another process watches over the restore of {} already", record.domain);
+        bail!(
+            "another process watches over the restore of {} already",
+            record.domain
+        );
     };
     let cancel = context.cancel()?;
     let mut exporter = ExportProcess::new(&record, program()?, states.log(&record.uuid));
     let mut say = |text: &str| {
         let now = time::local(jiff::Timestamp::now());
         // Nobody reads what cannot be written.
-        drop(writeln!(std::io::stderr(), "{now} {}: {text}", record.domain));
+        drop(writeln!(
+            std::io::stderr(),
+            "{now} {}: {text}",
+            record.domain
+        ));
     };
     let ended = supervise(&mut exporter, &states, record.clone(), &cancel, &mut say)?;
     match ended {

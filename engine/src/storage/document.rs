@@ -23,7 +23,8 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
         file.write_all(bytes)?;
         file.sync_all()
     });
-    let renamed = written.and_then(|()| renameat(CWD, &temporary, CWD, path).map_err(io::Error::from));
+    let renamed =
+        written.and_then(|()| renameat(CWD, &temporary, CWD, path).map_err(io::Error::from));
     if renamed.is_err() {
         // Nobody reads a file of that name.
         drop(fs::remove_file(&temporary));

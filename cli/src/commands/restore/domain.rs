@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use cairn_engine::domain::define::{DefineOptions, FileRights, Place, define};
+use cairn_engine::domain::define::{DefineOptions, Defined, FileRights, Place, define};
 use cairn_engine::domain::rewrite::DiskFormat;
 use cairn_engine::progress::Progress;
-use cairn_engine::repository::{Access, Repository, Snapshot};
+use cairn_engine::repository::{Access, Contents, Repository, Snapshot};
 use cairn_engine::restore::RestoreOptions;
 use cairn_engine::source::libvirt::Connection;
 
@@ -101,6 +101,11 @@ impl DomainArgs {
         connection.context("cannot reach libvirt")
     }
 
+    fn pull_limit(&self) -> Result<u64> {
+        let limit = self.pull_limit.as_deref().map(size::parse).transpose();
+        Ok(limit.map_err(CliError::Usage)?.unwrap_or(0))
+    }
+
     fn place(&self) -> Place {
         match (&self.dir, &self.pool) {
             (Some(folder), _) => Place::Folder(folder.clone()),
@@ -136,8 +141,7 @@ pub fn run(
         let text = "an instant restore makes qcow2 files: a raw one cannot tell what it lacks";
         return Err(CliError::Usage(text.to_owned()).into());
     }
-    let pull_limit = domain.pull_limit.as_deref().map(size::parse).transpose();
-    let pull_limit = pull_limit.map_err(CliError::Usage)?.unwrap_or(0);
+    let pull_limit = domain.pull_limit()?;
     let domain_xml = domain.domain_xml.as_deref().map(read_xml).transpose()?;
     let connection = domain.connection()?;
     let access = Access::Read(vec![snapshot.id]);
@@ -177,18 +181,33 @@ pub fn run(
                 pull_limit,
                 places: &domain.places,
             };
-            begin(&how, context, |maker| {
-                let options = DefineOptions {
-                    maker: Some(maker),
-                    ..options.clone()
-                };
-                define(&contents, snapshot, &connection, &options)
-            })
+            at_once(&how, &contents, &options, context)
         }
         false => define(&contents, snapshot, &connection, &options).map_err(Into::into),
     };
     drop(meter);
     let defined = defined?;
+    print(context, snapshot, defined)?;
+    Ok(Outcome::Done)
+}
+
+/// Defines the domain over an export of the snapshot.
+fn at_once(
+    how: &Begin<'_>,
+    contents: &Contents,
+    options: &DefineOptions<'_>,
+    context: &Context,
+) -> Result<Defined> {
+    begin(how, context, |maker| {
+        let options = DefineOptions {
+            maker: Some(maker),
+            ..options.clone()
+        };
+        define(contents, how.snapshot, how.connection, &options)
+    })
+}
+
+fn print(context: &Context, snapshot: &Snapshot, defined: Defined) -> Result<()> {
     let disks = defined.disks.into_iter().map(|disk| RestoredDisk {
         target: disk.target,
         path: disk.path,
@@ -203,6 +222,5 @@ pub fn run(
         files: defined.files,
         dropped: defined.dropped,
         started: defined.is_started,
-    })?;
-    Ok(Outcome::Done)
+    })
 }

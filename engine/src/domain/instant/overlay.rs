@@ -72,7 +72,10 @@ mod tests {
 
     #[test]
     fn what_a_uri_cannot_hold_is_escaped() {
-        assert_eq!(uri("/run/a b&c", "vd?"), "nbd+unix:///vd%3F?socket=/run/a%20b%26c");
+        assert_eq!(
+            uri("/run/a b&c", "vd?"),
+            "nbd+unix:///vd%3F?socket=/run/a%20b%26c"
+        );
     }
 
     #[test]

@@ -88,7 +88,11 @@ pub fn disks(domain: &Domain, record: &Record) -> Result<Vec<DiskState>> {
             job: job.map(|job| (job.done, job.total)),
         }
     };
-    Ok(record.disks.iter().map(|disk| state(&disk.target)).collect())
+    Ok(record
+        .disks
+        .iter()
+        .map(|disk| state(&disk.target))
+        .collect())
 }
 
 /// Looks at the domain, and begins what is to be done next: pulls of disks that are not whole and

@@ -126,7 +126,10 @@ impl StateFolder {
         let mut records = Vec::new();
         for entry in entries {
             let path = entry.map_err(DomainError::file("list", &self.path))?.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
                 records.extend(read(&path).map_err(DomainError::file("read", &path))?);
             }
         }
