@@ -5,6 +5,8 @@ mod commands;
 mod context;
 mod exit;
 mod files;
+#[cfg(feature = "libvirt")]
+mod instant;
 mod interrupt;
 #[cfg(feature = "libvirt")]
 mod libvirt;

@@ -10,5 +10,6 @@ mod world;
 mod lab;
 
 mod harness;
+mod instant;
 mod live_backup;
 mod live_interrupt;

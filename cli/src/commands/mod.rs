@@ -13,6 +13,8 @@ mod get;
 #[cfg(feature = "libvirt")]
 mod guard;
 mod init;
+#[cfg(feature = "libvirt")]
+mod instant;
 mod key;
 mod ls;
 mod mount;
@@ -53,6 +55,8 @@ pub enum Command {
     Snapshots(snapshots::SnapshotsArgs),
     Show(show::ShowArgs),
     Restore(restore::RestoreArgs),
+    #[cfg(feature = "libvirt")]
+    Instant(instant::InstantArgs),
     Verify(verify::VerifyArgs),
     Export(export::ExportArgs),
     Mount(mount::MountArgs),
@@ -82,6 +86,8 @@ pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Snapshots(args) => snapshots::run(args, context),
         Command::Show(args) => show::run(args, context),
         Command::Restore(args) => restore::run(args, context),
+        #[cfg(feature = "libvirt")]
+        Command::Instant(args) => instant::run(args, context),
         Command::Verify(args) => verify::run(args, context),
         Command::Export(args) => export::run(args, context),
         Command::Mount(args) => mount::run(args, context),

@@ -15,6 +15,8 @@ pub mod export;
 pub mod forget;
 pub mod get;
 pub mod init;
+#[cfg(feature = "libvirt")]
+pub mod instant;
 pub mod key;
 pub mod layout;
 pub mod listing;
