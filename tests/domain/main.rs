@@ -13,3 +13,4 @@ mod harness;
 mod instant;
 mod live_backup;
 mod live_interrupt;
+mod offline;

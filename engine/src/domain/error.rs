@@ -112,6 +112,12 @@ pub enum DomainError {
         /// The domain.
         domain: String,
     },
+    /// The domain was off, and was started while its images were read.
+    #[error("domain {domain} was started while its images were read")]
+    Started {
+        /// The domain.
+        domain: String,
+    },
     /// A hook failed.
     #[error("hook {phase} failed: {reason}")]
     Hook {

@@ -4,6 +4,7 @@ mod begin;
 mod extras;
 mod identity;
 mod lineage;
+mod offline;
 mod options;
 mod plan;
 mod pull;

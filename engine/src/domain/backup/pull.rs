@@ -1,6 +1,7 @@
 //! A backup job of a running domain: QEMU serves all disks as they were when it began.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::after;
@@ -22,7 +23,7 @@ use crate::source::libvirt::xml::{
     BackupDisk, BackupJob, BackupServer, Checkpoint, checkpoint_xml,
 };
 use crate::source::libvirt::{CheckpointDescription, Domain, DomainState, LibvirtError, Reason};
-use crate::source::{NbdSource, Source};
+use crate::source::{Limited, NbdSource, Source};
 
 /// How long the end of a job is tried where the daemon cannot be reached.
 const END_MAX: Duration = Duration::from_secs(30);
@@ -175,7 +176,7 @@ fn job(run: &Run<'_>, plan: &Plan, scratch: &Scratch, server: &BackupServer) -> 
 }
 
 /// Returns the checkpoint that a disk is read since.
-fn since(run: &Run<'_>, planned: &PlannedDisk) -> Option<String> {
+pub(super) fn since(run: &Run<'_>, planned: &PlannedDisk) -> Option<String> {
     let parent = run.parent.filter(|_| planned.doubt.is_none())?;
     Some(parent.checkpoint.name.clone())
 }
@@ -229,21 +230,24 @@ fn request(
     };
     let source = NbdSource::open_with(&uri, context.as_deref(), &waiting).map_err(failed)?;
     let source: Box<dyn Source> = Box::new(source);
+    Ok(disk_request(run, planned, source, since))
+}
+
+/// Asks for one disk to be read, no faster than the user wants it.
+pub(super) fn disk_request(
+    run: &Run<'_>,
+    planned: &PlannedDisk,
+    source: Box<dyn Source>,
+    since: Option<String>,
+) -> DiskRequest {
     let source = match &run.options.limit {
-        Some(limit) => {
-            let limit = std::sync::Arc::clone(limit);
-            Box::new(crate::source::limit::Limited::new(
-                source,
-                limit,
-                run.stop.clone(),
-            ))
-        }
+        Some(limit) => Box::new(Limited::new(source, Arc::clone(limit), run.stop.clone())),
         None => source,
     };
     let mut identity = planned.identity.clone();
     identity.bitmap = planned.can_have_bitmap().then(|| run.name.to_string());
-    Ok(DiskRequest {
-        target: target.clone(),
+    DiskRequest {
+        target: planned.disk.target.clone(),
         source,
         changes_only: since.is_some(),
         record: SourceRecord {
@@ -254,7 +258,7 @@ fn request(
         },
         identity: Some(identity),
         doubt: planned.doubt.clone().filter(|_| planned.is_known),
-    })
+    }
 }
 
 /// Writes what a URI would read otherwise.
@@ -324,8 +328,9 @@ pub(in crate::domain) fn end_job(domain: &Domain, socket: &Path) -> Result<(), L
     let is_ours = |xml: &String| xml.contains(&*socket.to_string_lossy());
     loop {
         let ended = match domain.backup_xml() {
-            Ok(job) if !job.as_ref().is_some_and(is_ours) => return Ok(()),
-            Ok(_) => domain.abort_job(),
+            Ok(job) if !job.as_ref().is_some_and(is_ours) => Ok(true),
+            // The call returns before all is over: the next turn looks again.
+            Ok(_) => domain.abort_job().map(|()| false),
             Err(error) => Err(error),
         };
         match ended {
@@ -334,7 +339,12 @@ pub(in crate::domain) fn end_job(domain: &Domain, socket: &Path) -> Result<(), L
                 let _now = after(Duration::from_millis(500)).recv();
             }
             Err(error) if error.reason == Reason::NoDomain => return Ok(()),
-            ended => return ended,
+            Err(error) => return Err(error),
+            Ok(true) => return Ok(()),
+            Ok(false) if begun.elapsed() > END_MAX => return Ok(()),
+            Ok(false) => {
+                let _now = after(TICK).recv();
+            }
         }
     }
 }

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::after;
 
 use super::options::{DomainBackupDone, DomainBackupOptions, Reading, Way};
 use super::plan::{Parent, Plan, PlannedDisk, Selected};
 use super::view::{Opener, Run, View};
-use super::{identity, lineage, plan, pull};
+use super::{identity, lineage, offline, plan, pull};
 use crate::backup::{self as engine, BackupDone, BackupError, BackupOptions, BackupRequest};
 use crate::domain::checkpoint::{CheckpointName, delete_others};
 use crate::domain::hook::{self, HookEnvironment, Phase};
@@ -21,6 +24,9 @@ use crate::source::libvirt::{Domain, DomainState, Transport};
 
 /// Key of the domain's XML in a manifest's metadata.
 pub const DOMAIN_XML: &str = "domain";
+/// How long a domain may take to end: libvirt waits 30 seconds for a job's lock.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(45);
+const SHUTDOWN_TICK: Duration = Duration::from_millis(200);
 /// Key of the checkpoint's XML there.
 const CHECKPOINT_XML: &str = "checkpoint";
 
@@ -61,10 +67,13 @@ pub fn back_up(
         told: &told,
     };
     let mut done = attempt.run();
-    if let Err(DomainError::Off { .. }) = done
-        && !options.cancel.is_cancelled()
-    {
-        (options.say)("the domain stopped while it was read; its images are read now");
+    let again = match &done {
+        Err(DomainError::Off { .. }) => Some("the domain stopped: its images are read now"),
+        Err(DomainError::Started { .. }) => Some("the domain was started: it is read as it runs"),
+        _ => None,
+    };
+    if let Some(words) = again.filter(|_| !options.cancel.is_cancelled()) {
+        (options.say)(words);
         done = attempt.run();
     }
     let mut ended = told.clone();
@@ -110,9 +119,15 @@ impl Attempt<'_> {
             domain: domain.name().to_owned(),
             source,
         };
-        let state = domain.state()?;
+        let state = self.settled_state()?;
         let description = DomainDescription::parse(&domain.xml()?).map_err(xml)?;
-        let parent = lineage::newest_proven(domain, self.snapshots)?;
+        let parent = match state.has_process() {
+            true => lineage::newest_proven(domain, self.snapshots)?,
+            false => {
+                let disks: Vec<_> = description.disks.iter().collect();
+                offline::newest_proven(domain, &disks, self.snapshots)
+            }
+        };
         let mut plan = self.plan(&description, parent.as_ref())?;
         let name = self.name()?;
         let stop = Cancel::default();
@@ -132,11 +147,27 @@ impl Attempt<'_> {
         self.take(view, &run, plan)
     }
 
+    /// Returns what the domain is doing, when it is not just ending.
+    fn settled_state(&self) -> Result<DomainState, DomainError> {
+        let begun = Instant::now();
+        loop {
+            let state = self.domain.state()?;
+            if state != DomainState::InShutdown || begun.elapsed() > SHUTDOWN_MAX {
+                return Ok(state);
+            }
+            if self.options.cancel.is_cancelled() {
+                return Err(DomainError::Cancelled);
+            }
+            let _now = after(SHUTDOWN_TICK).recv();
+        }
+    }
+
     /// Chooses how the disks are held at one moment.
     fn opener(&self, state: DomainState) -> Result<Opener, DomainError> {
         match (self.options.way, state.has_process()) {
             (Way::Job, true) => Ok(pull::open),
-            (_, false) | (Way::Snapshot | Way::Memory, true) => Err(DomainError::Off {
+            (Way::Job | Way::Snapshot, false) => Ok(offline::open),
+            (Way::Memory, false) | (Way::Snapshot | Way::Memory, true) => Err(DomainError::Off {
                 domain: self.domain.name().to_owned(),
             }),
         }
@@ -250,7 +281,7 @@ impl Attempt<'_> {
                 let after = hook::run(&options.hooks, Phase::AfterJob, self.told);
                 warnings.extend(after.err().map(|error| error.to_string()));
                 warnings.extend(
-                    self.thin_out(run, &backup)
+                    self.thin_out(run, &plan, &backup)
                         .err()
                         .map(|error| error.to_string()),
                 );
@@ -288,7 +319,7 @@ impl Attempt<'_> {
 
     /// Deletes the checkpoints of before, but for the one that this snapshot counts from: the next
     /// run can count from it if this snapshot is lost.
-    fn thin_out(&self, run: &Run<'_>, backup: &BackupDone) -> Result<(), DomainError> {
+    fn thin_out(&self, run: &Run<'_>, plan: &Plan, backup: &BackupDone) -> Result<(), DomainError> {
         let record = backup.manifest.domain.as_ref();
         let Some(own) = record.and_then(|record| record.checkpoint.as_deref()) else {
             return Ok(());
@@ -297,7 +328,12 @@ impl Attempt<'_> {
         let parent = run.parent.filter(|parent| parent.is_proven());
         keep.extend(parent.map(|parent| parent.checkpoint.name.as_str()));
         let repository = &self.repository.config().repository_id;
-        Ok(delete_others(self.domain, repository, &keep)?)
+        if run.state.has_process() {
+            return Ok(delete_others(self.domain, repository, &keep)?);
+        }
+        offline::delete_others(self.domain, &offline::images(plan), |name| {
+            CheckpointName::is_of(name, repository) && !keep.contains(&name)
+        })
     }
 
     fn request(
