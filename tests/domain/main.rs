@@ -10,3 +10,5 @@ mod world;
 mod lab;
 
 mod harness;
+mod restore_define;
+mod snapshot;
