@@ -7,6 +7,7 @@ pub mod define;
 pub mod error;
 pub mod freeze;
 pub mod hook;
+pub mod in_place;
 pub mod lock;
 pub mod recover;
 pub mod rewrite;
