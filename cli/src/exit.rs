@@ -11,6 +11,8 @@ use cairn_engine::analyze::AnalyzeError;
 use cairn_engine::backup::BackupError;
 #[cfg(feature = "libvirt")]
 use cairn_engine::domain::define::DefineError;
+#[cfg(feature = "libvirt")]
+use cairn_engine::domain::in_place::InPlaceError;
 use cairn_engine::format::FormatError;
 use cairn_engine::guest::tree::GuestError;
 use cairn_engine::image::ImageError;
@@ -153,6 +155,15 @@ fn passed_on(cause: Cause<'_>) -> Option<Cause<'_>> {
         Some(DefineError::Source(inner)) => return Some(inner),
         _ => {}
     }
+    #[cfg(feature = "libvirt")]
+    match cause.downcast_ref() {
+        Some(InPlaceError::Libvirt(inner)) => return Some(inner),
+        Some(InPlaceError::Domain(inner)) => return Some(inner),
+        Some(InPlaceError::Source(inner)) => return Some(inner),
+        Some(InPlaceError::Image(inner)) => return Some(inner),
+        Some(InPlaceError::Target(inner)) => return Some(inner),
+        _ => {}
+    }
     let repository: Option<&RepositoryError> = match cause.downcast_ref() {
         Some(BackupError::Repository(inner)) => Some(inner),
         _ => match cause.downcast_ref() {
@@ -236,6 +247,17 @@ fn is_cancelled(cause: Cause<'_>) -> bool {
         || matches!(cause.downcast_ref(), Some(VerifyError::Cancelled))
         || matches!(cause.downcast_ref(), Some(AnalyzeError::Cancelled))
         || matches!(cause.downcast_ref(), Some(SourceError::Cancelled))
+        || is_cancelled_domain(cause)
+}
+
+#[cfg(feature = "libvirt")]
+fn is_cancelled_domain(cause: Cause<'_>) -> bool {
+    matches!(cause.downcast_ref(), Some(InPlaceError::Cancelled))
+}
+
+#[cfg(not(feature = "libvirt"))]
+fn is_cancelled_domain(_: Cause<'_>) -> bool {
+    false
 }
 
 fn mount_outcome(error: &MountError) -> Option<Outcome> {
@@ -396,6 +418,9 @@ fn guest_hint(error: &GuestError) -> Option<&'static str> {
 
 #[cfg(feature = "libvirt")]
 fn domain_hint(cause: Cause<'_>) -> Option<&'static str> {
+    if let Some(error) = cause.downcast_ref() {
+        return in_place_hint(error);
+    }
     match cause.downcast_ref()? {
         DefineError::UuidTaken { .. } => {
             Some("--new-ids gives the restored domain a UUID and MAC addresses of its own")
@@ -406,6 +431,23 @@ fn domain_hint(cause: Cause<'_>) -> Option<&'static str> {
         ),
         DefineError::NameTaken { is_same: false, .. } => Some("give another name"),
         DefineError::NotOff { .. } => Some("shut it down first"),
+        _ => None,
+    }
+}
+
+#[cfg(feature = "libvirt")]
+fn in_place_hint(error: &InPlaceError) -> Option<&'static str> {
+    match error {
+        InPlaceError::NotOff { .. } => {
+            Some("shut it down first, or make a second one with --define NAME --new-ids")
+        }
+        InPlaceError::SavedMemory { .. } => {
+            Some("start it and shut it down, or drop the memory with `virsh managedsave-remove`")
+        }
+        InPlaceError::Larger { .. } => {
+            Some("restore it to another file with --to: cutting a disk could lose data")
+        }
+        InPlaceError::HalfDone(_) => Some("run the same command again: it finishes what was begun"),
         _ => None,
     }
 }

@@ -14,3 +14,5 @@ mod instant;
 mod live_backup;
 mod live_interrupt;
 mod offline;
+mod restore_define;
+mod snapshot;

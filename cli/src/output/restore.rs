@@ -90,3 +90,64 @@ impl Report for DomainReport {
         Ok(())
     }
 }
+
+/// A domain whose disks were set back to a snapshot.
+#[cfg(feature = "libvirt")]
+#[derive(Debug, Serialize)]
+pub struct InPlaceReport {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The domain's name.
+    pub domain: String,
+    /// Its disks.
+    pub disks: Vec<SetBackDisk>,
+}
+
+/// One disk of it. All lengths are bytes.
+#[cfg(feature = "libvirt")]
+#[derive(Debug, Serialize)]
+pub struct SetBackDisk {
+    /// The disk's name in the VM.
+    pub target: String,
+    /// Its file.
+    pub path: PathBuf,
+    /// Its size.
+    pub size: u64,
+    /// What was compared with the snapshot; a bitmap proved the rest equal.
+    pub compared_bytes: u64,
+    /// What differed.
+    pub changed_bytes: u64,
+    /// What was written: beside the disk first, and then to the disk.
+    pub written_bytes: u64,
+    /// Why all of it was compared, where it was.
+    pub doubt: Option<String>,
+}
+
+#[cfg(feature = "libvirt")]
+impl Report for InPlaceReport {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "domain {} is as in snapshot {}",
+            self.domain,
+            self.snapshot.short()
+        )?;
+        let mut table = Table::new(&["DISK", ">SIZE", ">COMPARED", ">CHANGED", "PATH"]);
+        for disk in &self.disks {
+            table.row([
+                disk.target.clone(),
+                size::human(disk.size),
+                size::human(disk.compared_bytes),
+                size::human(disk.changed_bytes),
+                disk.path.display().to_string(),
+            ]);
+        }
+        table.write(out)?;
+        for disk in &self.disks {
+            if let Some(doubt) = &disk.doubt {
+                writeln!(out, "all of {} was compared: {doubt}", disk.target)?;
+            }
+        }
+        Ok(())
+    }
+}

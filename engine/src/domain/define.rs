@@ -279,6 +279,7 @@ fn plan(
         nvram: nvram.clone(),
         has_tpm_state: has_tpm,
         drop_emulator: emulator.is_some_and(|path| !Path::new(&*path).exists()),
+        drop_line_files: has_lost_line_file(xml),
     };
     let rewritten = rewrite.apply(xml)?;
     let tpm = has_tpm
@@ -289,6 +290,19 @@ fn plan(
         nvram,
         tpm,
         rewritten,
+    })
+}
+
+/// Returns whether a serial line is kept in a file whose folder is not there.
+fn has_lost_line_file(xml: &Element) -> bool {
+    let devices = xml.first("devices").into_iter().flat_map(Element::elements);
+    let lines = devices.filter(|device| ["serial", "console", "parallel"].contains(&&*device.name));
+    let files = lines.filter(|line| line.get("type") == Some("file"));
+    let mut paths = files.filter_map(|line| line.first("source")?.get("path"));
+    paths.any(|path| {
+        Path::new(path)
+            .parent()
+            .is_none_or(|folder| !folder.exists())
     })
 }
 

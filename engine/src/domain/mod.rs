@@ -8,6 +8,7 @@ pub mod error;
 pub mod freeze;
 pub mod hook;
 pub mod instant;
+pub mod in_place;
 pub mod lock;
 pub mod recover;
 pub mod rewrite;

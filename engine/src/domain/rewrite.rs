@@ -97,6 +97,8 @@ pub struct Rewrite {
     pub has_tpm_state: bool,
     /// Whether libvirt chooses the emulator, since the one named is not on the host.
     pub drop_emulator: bool,
+    /// Whether serial lines are not kept in files any more, since the folder is not on the host.
+    pub drop_line_files: bool,
 }
 
 /// A domain that can be defined.

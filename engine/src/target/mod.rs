@@ -5,8 +5,10 @@
 //! A device cannot be: an unfinished one is incomplete, and [`Target::abandon`] says so.
 
 mod device;
+pub mod durable;
 mod error;
 mod output;
+mod overlay;
 mod pages;
 mod partial;
 mod qcow2;
@@ -18,6 +20,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 pub use error::TargetError;
+pub use overlay::{Below, Overlay};
 pub use partial::{rename_new, temporary_name};
 
 use crate::limits::DISK_LEN_MAX;

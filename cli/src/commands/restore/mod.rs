@@ -4,6 +4,8 @@ mod disks;
 #[cfg(feature = "libvirt")]
 mod domain;
 #[cfg(feature = "libvirt")]
+mod in_place;
+#[cfg(feature = "libvirt")]
 mod users;
 
 use std::path::PathBuf;
@@ -85,6 +87,10 @@ pub fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
             force: args.force,
         };
         return disks::run(&disks, &repository, snapshot, context);
+    }
+    #[cfg(feature = "libvirt")]
+    if args.domain.in_place {
+        return in_place::run(args, &repository, snapshot, context);
     }
     #[cfg(feature = "libvirt")]
     if args.domain.define.is_some() {

@@ -84,4 +84,20 @@ mod tests {
         ));
         assert!(folder_in("<pool type='dir'/>", "p").is_err());
     }
+
+    #[test]
+    fn libvirt_is_asked_for_a_pool() {
+        let connection = Connection::open(Some("test:///default")).expect("it is in libvirt");
+        let folder = |name: &str| Place::Pool(name.to_owned()).folder(&connection);
+        assert_eq!(
+            folder("default-pool").ok().as_deref(),
+            Some(Path::new("/default-pool"))
+        );
+        assert!(matches!(folder("no-such"), Err(DefineError::Libvirt(_))));
+        Place::Pool("default-pool".to_owned()).refresh(&connection);
+        assert_eq!(
+            Place::Default.folder(&connection).ok().as_deref(),
+            Some(Path::new(FOLDER))
+        );
+    }
 }

@@ -161,7 +161,11 @@ fn line(how: &Rewrite, mut device: Element, dropped: &mut Vec<String>) -> Elemen
     let kind = device.get("type").unwrap_or("pty").to_owned();
     let was_socket = kind == "unix";
     let is_alone = !["pty", "null", "vc", "stdio", "spicevmc", "spiceport"].contains(&&*kind);
-    if kind == "pty" || was_socket || (how.new_ids && is_alone) {
+    let is_of_host = was_socket
+        || (how.new_ids && is_alone)
+        || kind == "dev"
+        || (how.drop_line_files && kind == "file");
+    if kind == "pty" || is_of_host {
         device.retain(|child| child.name != "source" && child.name != "protocol");
         device.set("type", "pty");
     }
@@ -169,7 +173,7 @@ fn line(how: &Rewrite, mut device: Element, dropped: &mut Vec<String>) -> Elemen
         device.retain(|child| child.name != "log");
     }
     // The first console is another name of the first serial line: said once.
-    if was_socket || (how.new_ids && is_alone) {
+    if is_of_host {
         let words = format!("the {kind} behind a serial or parallel line: it is a pty now");
         if !dropped.contains(&words) {
             dropped.push(words);

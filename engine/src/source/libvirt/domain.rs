@@ -105,6 +105,13 @@ impl Domain {
         })
     }
 
+    /// Returns whether its memory is saved, to go on from at the next start.
+    pub fn has_saved_memory(&self) -> Result<bool> {
+        self.call("tell whether the domain's memory is saved", |raw| {
+            raw.has_managed_save(0)
+        })
+    }
+
     /// Returns whether its definition outlives its process.
     pub fn is_persistent(&self) -> Result<bool> {
         self.call("tell whether the domain is persistent", Raw::is_persistent)

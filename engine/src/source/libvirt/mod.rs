@@ -8,6 +8,7 @@ mod connection;
 mod domain;
 mod error;
 mod ffi;
+mod image_lock;
 mod jobs;
 pub mod xml;
 
@@ -15,4 +16,5 @@ pub use agent::{AgentCommand, AgentOutput};
 pub use connection::{Connection, Transport};
 pub use domain::{Domain, DomainState, SnapshotKind};
 pub use error::{LibvirtError, Reason};
+pub use image_lock::ImageLock;
 pub use jobs::{BlockJob, CheckpointDescription, JobProgress};

@@ -4,10 +4,10 @@
 use crate::limits::BLOCK_LEN;
 
 /// A cluster is a block, so that holes need no rounding. Also qemu-img's default.
-pub(super) const CLUSTER_LEN: u64 = BLOCK_LEN;
+pub(in crate::target) const CLUSTER_LEN: u64 = BLOCK_LEN;
 const CLUSTER_BITS: u32 = CLUSTER_LEN.trailing_zeros();
 /// Entries of an L2 table, which has one cluster.
-pub(super) const L2_ENTRIES: u64 = CLUSTER_LEN / 8;
+pub(in crate::target) const L2_ENTRIES: u64 = CLUSTER_LEN / 8;
 /// Entries of a refcount block, which has one cluster.
 const REFCOUNTS: u64 = CLUSTER_LEN / 2;
 /// In an L1 or L2 entry: the cluster has a refcount of one.
@@ -16,26 +16,26 @@ const HEADER_LEN: u32 = 104;
 
 /// Where the tables of an image are, in clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Layout {
-    pub(super) virtual_size: u64,
+pub(in crate::target) struct Layout {
+    pub(in crate::target) virtual_size: u64,
     /// Follows the header.
-    pub(super) l1_clusters: u64,
+    pub(in crate::target) l1_clusters: u64,
     /// Number of entries, of which each has an L2 table or is zero.
-    pub(super) l1_entries: u64,
+    pub(in crate::target) l1_entries: u64,
 }
 
 /// Where the refcounts of an image are: blocks, then the table, then the image's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Refcounts {
-    pub(super) first_block: u64,
-    pub(super) blocks: u64,
-    pub(super) table: u64,
-    pub(super) table_clusters: u64,
+pub(in crate::target) struct Refcounts {
+    pub(in crate::target) first_block: u64,
+    pub(in crate::target) blocks: u64,
+    pub(in crate::target) table: u64,
+    pub(in crate::target) table_clusters: u64,
 }
 
 impl Layout {
     /// Plans an image for a disk, whose size qcow2 rounds up to whole sectors.
-    pub(super) fn new(disk_size: u64) -> Self {
+    pub(in crate::target) fn new(disk_size: u64) -> Self {
         let virtual_size = disk_size.next_multiple_of(512);
         let l1_entries = virtual_size.div_ceil(CLUSTER_LEN * L2_ENTRIES);
         Self {
@@ -46,12 +46,12 @@ impl Layout {
     }
 
     /// Returns the cluster after the header and the L1 table.
-    pub(super) fn first_free(&self) -> u64 {
+    pub(in crate::target) fn first_free(&self) -> u64 {
         1 + self.l1_clusters
     }
 
     /// Encodes the header cluster's beginning, with an end-of-extensions mark.
-    pub(super) fn header(&self, refcounts: &Refcounts) -> Vec<u8> {
+    pub(in crate::target) fn header(&self, refcounts: &Refcounts) -> Vec<u8> {
         let l1_offset = match self.l1_entries {
             0 => 0,
             _ => CLUSTER_LEN,
@@ -82,7 +82,7 @@ impl Layout {
 impl Refcounts {
     /// Plans the refcounts of an image that has used the clusters before `used`; they cover
     /// themselves as well.
-    pub(super) fn after(used: u64) -> Self {
+    pub(in crate::target) fn after(used: u64) -> Self {
         let (mut blocks, mut table_clusters) = (1, 1);
         loop {
             let total = used + blocks + table_clusters;
@@ -101,12 +101,12 @@ impl Refcounts {
     }
 
     /// Returns how many clusters the image has.
-    pub(super) fn total(&self) -> u64 {
+    pub(in crate::target) fn total(&self) -> u64 {
         self.table + self.table_clusters
     }
 
     /// Encodes a refcount block: one for every cluster of the image, zero beyond.
-    pub(super) fn block(&self, number: u64) -> Vec<u8> {
+    pub(in crate::target) fn block(&self, number: u64) -> Vec<u8> {
         let first = number * REFCOUNTS;
         let ones = self.total().saturating_sub(first).min(REFCOUNTS);
         let ones = usize::try_from(ones).expect("fits a block");
@@ -116,7 +116,7 @@ impl Refcounts {
     }
 
     /// Encodes the refcount table.
-    pub(super) fn table(&self) -> Vec<u8> {
+    pub(in crate::target) fn table(&self) -> Vec<u8> {
         let blocks = self.first_block..self.first_block + self.blocks;
         let mut table: Vec<u8> = blocks
             .flat_map(|block| (block * CLUSTER_LEN).to_be_bytes())
@@ -128,7 +128,7 @@ impl Refcounts {
 }
 
 /// Returns the entry of an L1 or L2 table that points to a cluster of its own.
-pub(super) fn entry(cluster: u64) -> [u8; 8] {
+pub(in crate::target) fn entry(cluster: u64) -> [u8; 8] {
     ((cluster * CLUSTER_LEN) | COPIED).to_be_bytes()
 }
 

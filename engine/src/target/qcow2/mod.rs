@@ -4,7 +4,7 @@
 //! once and the file grows without gaps. What is known of a region is its first cluster and 256
 //! bits: 40 bytes for 16 MiB. Tables are made from that at the end, and the header comes last.
 
-mod layout;
+pub(super) mod layout;
 mod region;
 mod tables;
 

@@ -1,0 +1,283 @@
+//! The journal of a restore in place, and finishing what it says.
+//!
+//! The order matters. The journal is durable before anything is committed. A disk has its hidden
+//! name before the first byte of it changes, and gets its own back only after the journal is gone:
+//! a domain that could start while there is a journal would lose what it writes to the next
+//! recovery.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::qemu::{self, Info};
+use super::{InPlaceError, Result, Work, check_off, describe, lock};
+use crate::limits::SMALL_DOCUMENT_LEN_MAX;
+use crate::source::libvirt::xml::DiskSource;
+use crate::source::libvirt::{Domain, ImageLock};
+use crate::target::{TargetError, durable};
+
+/// What names of bitmaps and checkpoints of Cairn begin with.
+const OURS: &str = "cairn-";
+/// Longest chain of symbolic links that is followed.
+const LINKS_MAX: usize = 8;
+
+/// The names that a restore in place gives to files beside a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Names {
+    /// The disk itself, no symbolic link.
+    pub(super) disk: PathBuf,
+    /// What differs.
+    pub(super) overlay: PathBuf,
+    /// The disk while it is half set back.
+    pub(super) base: PathBuf,
+    /// The journal.
+    journal: PathBuf,
+}
+
+impl Names {
+    pub(super) fn of(disk: &Path) -> Option<Self> {
+        let mut disk = std::path::absolute(disk).ok()?;
+        for _ in 0..LINKS_MAX {
+            let Ok(to) = fs::read_link(&disk) else {
+                break;
+            };
+            disk = disk.parent()?.join(to);
+        }
+        let name = disk.file_name()?.to_owned();
+        let beside = |extension: &str| {
+            let mut beside = OsString::from(".cairn-inplace-");
+            beside.push(&name);
+            beside.push(extension);
+            disk.with_file_name(beside)
+        };
+        Some(Self {
+            overlay: beside(".qcow2"),
+            base: beside(".base"),
+            journal: beside(".json"),
+            disk,
+        })
+    }
+
+    /// Removes what a run left that did not come to its journal, or ended right after it.
+    fn clean(&self) -> Result<()> {
+        let exists = |path: &Path| fs::symlink_metadata(path).is_ok();
+        if exists(&self.base) && !exists(&self.disk) {
+            durable::rename_file(&self.base, &self.disk)?;
+        }
+        durable::remove_file(&self.overlay)?;
+        let (Some(folder), Some(name)) = (self.overlay.parent(), self.overlay.file_name()) else {
+            return Ok(());
+        };
+        let prefix = format!(".{}.cairn-", name.to_string_lossy());
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(&prefix) && name.ends_with(".partial") {
+                durable::remove_file(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is to be committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Journal {
+    /// The domain's UUID.
+    pub(super) uuid: String,
+    /// The snapshot, for people to read.
+    pub(super) snapshot: String,
+    /// The disks; the journal lies beside the first.
+    pub(super) disks: Vec<JournalDisk>,
+}
+
+/// A disk of a journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct JournalDisk {
+    path: PathBuf,
+    format: String,
+    /// Bitmaps that say nothing true any more.
+    bitmaps: Vec<String>,
+}
+
+impl JournalDisk {
+    pub(super) fn of(work: &Work<'_>, info: &Info) -> Self {
+        let ours = info.bitmaps.iter().filter(|name| name.starts_with(OURS));
+        Self {
+            path: work.names.disk.clone(),
+            format: work.disk.format.clone(),
+            bitmaps: ours.cloned().collect(),
+        }
+    }
+
+    fn names(&self) -> Result<Names> {
+        Names::of(&self.path).ok_or_else(|| InPlaceError::Unfit {
+            target: self.path.display().to_string(),
+            reason: "its path names no file".to_owned(),
+        })
+    }
+}
+
+impl Journal {
+    fn path(&self) -> Result<Option<PathBuf>> {
+        let first = self.disks.first().map(JournalDisk::names).transpose()?;
+        Ok(first.map(|names| names.journal))
+    }
+
+    /// Writes it: from now on the disks are the snapshot's.
+    pub(super) fn write(&self) -> Result<()> {
+        let Some(path) = self.path()? else {
+            return Ok(());
+        };
+        let text = serde_json::to_vec_pretty(self).map_err(std::io::Error::from);
+        let text = text.map_err(|source| TargetError::Io {
+            op: "write",
+            path: path.clone(),
+            source,
+        })?;
+        Ok(durable::write_file(&path, &text)?)
+    }
+
+    /// Commits all disks, whose locks are held, and gives them their names back.
+    pub(super) fn finish(&self, domain: &Domain, locks: &[&ImageLock]) -> Result<()> {
+        let names: Vec<Names> = self
+            .disks
+            .iter()
+            .map(JournalDisk::names)
+            .collect::<Result<_>>()?;
+        for (names, lock) in names.iter().zip(locks) {
+            lock.begin_writing().map_err(|source| InPlaceError::Lock {
+                path: names.disk.clone(),
+                source,
+            })?;
+            if fs::symlink_metadata(&names.base).is_err() {
+                durable::rename_file(&names.disk, &names.base)?;
+            }
+        }
+        for ((disk, names), lock) in self.disks.iter().zip(&names).zip(locks) {
+            for bitmap in &disk.bitmaps {
+                qemu::remove_bitmap(&names.base, bitmap, lock)?;
+            }
+            qemu::commit(&names.overlay, &names.base, &disk.format, lock)?;
+            durable::sync_file(&names.base)?;
+        }
+        forget_checkpoints(domain)?;
+        if let Some(path) = self.path()? {
+            durable::remove_file(&path)?;
+        }
+        names.iter().try_for_each(Names::clean)
+    }
+}
+
+/// Makes libvirt forget Cairn's checkpoints: the disks are not what they count changes of.
+fn forget_checkpoints(domain: &Domain) -> Result<()> {
+    for name in domain.checkpoints()? {
+        if name.starts_with(OURS) {
+            domain.checkpoint_forget(&name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Finishes a restore in place that ended midway, or clears up after one that had not begun to
+/// commit. Does nothing where there was none. The domain's lock must be held.
+///
+/// Returns whether there was something to finish.
+///
+/// # Errors
+///
+/// Also where the domain runs and there is a journal, which only happens if someone gave the disks
+/// their names back by hand.
+pub fn recover(domain: &Domain, say: &(dyn Fn(&str) + Sync)) -> Result<bool> {
+    let description = describe(domain)?;
+    let files = description
+        .disks
+        .iter()
+        .filter_map(|disk| match &disk.source {
+            DiskSource::File(path) => Names::of(path),
+            _ => None,
+        });
+    let disks: Vec<Names> = files.collect();
+    let mut was_begun = false;
+    for names in &disks {
+        let Some(journal) = read(&names.journal)?.filter(|of| of.uuid == domain.uuid()) else {
+            continue;
+        };
+        say(&format!(
+            "a restore of {} to snapshot {:.12} ended midway; finishing it",
+            domain.name(),
+            journal.snapshot
+        ));
+        check_off(domain)?;
+        let locks: Vec<ImageLock> = journal
+            .disks
+            .iter()
+            .map(lock_again)
+            .collect::<Result<_>>()?;
+        journal.finish(domain, &locks.iter().collect::<Vec<_>>())?;
+        was_begun = true;
+    }
+    disks.iter().try_for_each(Names::clean)?;
+    Ok(was_begun)
+}
+
+/// Locks a disk under the name that it has now. A `qemu-img` of a dead run holds the old lock.
+fn lock_again(disk: &JournalDisk) -> Result<ImageLock> {
+    let names = disk.names()?;
+    match fs::symlink_metadata(&names.base).is_ok() {
+        true => lock(&names.base),
+        false => lock(&names.disk),
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Journal>> {
+    let failed = |source| TargetError::Io {
+        op: "read",
+        path: path.to_owned(),
+        source,
+    };
+    let text = match fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Ok(found) if found.len() > SMALL_DOCUMENT_LEN_MAX => {
+            Err(std::io::Error::other("it is too long to be a journal"))
+        }
+        found => found.and_then(|_| fs::read(path)),
+    };
+    let text = text.map_err(failed)?;
+    let journal = serde_json::from_slice(&text).map_err(std::io::Error::from);
+    Ok(Some(journal.map_err(failed)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_beside_the_disk_itself() {
+        let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+        let disk = folder.path().join("a.qcow2");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("a.qcow2", &link).expect("links can be made");
+        let names = Names::of(&link).expect("it names a file");
+        // The file need not be there: it has its hidden name while it is half set back.
+        assert_eq!(names.disk, disk);
+        assert_eq!(
+            names.overlay,
+            folder.path().join(".cairn-inplace-a.qcow2.qcow2")
+        );
+        fs::write(&names.base, "disk").expect("files can be written");
+        fs::write(&names.overlay, "overlay").expect("files can be written");
+        let partial = folder
+            .path()
+            .join("..cairn-inplace-a.qcow2.qcow2.cairn-7-0.partial");
+        fs::write(&partial, "half").expect("files can be written");
+        names.clean().expect("nothing is in the way");
+        assert_eq!(fs::read(&disk).expect("it has its name again"), b"disk");
+        assert!(!names.overlay.exists() && !names.base.exists() && !partial.exists());
+        assert_eq!(read(&names.journal).expect("none is fine"), None);
+        fs::write(&names.journal, "{").expect("files can be written");
+        assert!(read(&names.journal).is_err());
+    }
+}

@@ -1,0 +1,142 @@
+//! `qemu-img`, which knows how to write into images of any shape.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{InPlaceError, Result};
+use crate::source::libvirt::ImageLock;
+
+/// What an image holds beside its disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Info {
+    /// The names of its bitmaps.
+    pub(super) bitmaps: Vec<String>,
+    /// Whether it has libvirt snapshots inside.
+    pub(super) has_snapshots: bool,
+}
+
+/// Asks for what an image holds. Changes nothing, and minds no lock.
+pub(super) fn info(path: &Path, format: &str) -> Result<Info> {
+    let mut command = Command::new("qemu-img");
+    command
+        .args(["info", "--output=json"])
+        .arg(named(&image(path, format)));
+    command.stdin(Stdio::null());
+    parse_info(&run(command, "info")?)
+}
+
+fn parse_info(text: &str) -> Result<Info> {
+    #[derive(Deserialize)]
+    struct Document {
+        #[serde(default)]
+        snapshots: Vec<Value>,
+        #[serde(rename = "format-specific", default)]
+        specific: Value,
+    }
+    let failed = |error: serde_json::Error| InPlaceError::QemuImg {
+        what: "info",
+        said: error.to_string(),
+    };
+    let document: Document = serde_json::from_str(text).map_err(failed)?;
+    let bitmaps = document.specific["data"]["bitmaps"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let names = bitmaps.filter_map(|bitmap| bitmap["name"].as_str().map(str::to_owned));
+    Ok(Info {
+        bitmaps: names.collect(),
+        has_snapshots: !document.snapshots.is_empty(),
+    })
+}
+
+/// Removes a bitmap; that it is not there is fine.
+pub(super) fn remove_bitmap(path: &Path, name: &str, lock: &ImageLock) -> Result<()> {
+    if !info(path, "qcow2")?
+        .bitmaps
+        .iter()
+        .any(|bitmap| bitmap == name)
+    {
+        return Ok(());
+    }
+    let mut command = Command::new("qemu-img");
+    command
+        .args(["bitmap", "--remove"])
+        .arg(named(&image(path, "qcow2")))
+        .arg(name);
+    give_lock(&mut command, lock, path)?;
+    run(command, "bitmap").map(drop)
+}
+
+/// Writes all that an overlay holds into the image below it, which grows where it is smaller. Once
+/// more does no harm.
+pub(super) fn commit(overlay: &Path, below: &Path, format: &str, lock: &ImageLock) -> Result<()> {
+    let mut top = image(overlay, "qcow2");
+    top["backing"] = image(below, format);
+    let mut command = Command::new("qemu-img");
+    // The overlay keeps what it holds: a crash may come before the disk is durable.
+    command.args(["commit", "-q", "-d"]).arg(named(&top));
+    give_lock(&mut command, lock, below)?;
+    run(command, "commit").map(drop)
+}
+
+/// Describes an image to QEMU. It asks for no lock, since we hold it.
+fn image(path: &Path, format: &str) -> Value {
+    let file = json!({"driver": "file", "filename": path.to_string_lossy(), "locking": "off"});
+    json!({"driver": format, "file": file})
+}
+
+/// Names a described image on a command line.
+fn named(image: &Value) -> String {
+    format!("json:{image}")
+}
+
+/// Lets a child hold our lock for as long as it lives, whatever becomes of us.
+fn give_lock(command: &mut Command, lock: &ImageLock, path: &Path) -> Result<()> {
+    let input = lock.for_child().map_err(|source| InPlaceError::Lock {
+        path: path.to_owned(),
+        source,
+    })?;
+    command.stdin(input);
+    Ok(())
+}
+
+fn run(mut command: Command, what: &'static str) -> Result<String> {
+    let output = command.output().map_err(InPlaceError::NoQemuImg)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.lines().last().unwrap_or("it says nothing").trim();
+    Err(InPlaceError::QemuImg {
+        what,
+        said: said.chars().take(500).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bitmaps_and_snapshots_are_found() {
+        let text = r#"{"snapshots": [{"id": "1"}], "format-specific": {"type": "qcow2",
+            "data": {"bitmaps": [{"name": "cp1", "flags": ["auto"]}]}}}"#;
+        let found = parse_info(text).expect("it is qemu-img's");
+        let bitmaps = vec!["cp1".to_owned()];
+        assert_eq!(
+            found,
+            Info {
+                bitmaps,
+                has_snapshots: true
+            }
+        );
+        assert_eq!(
+            parse_info("{}").expect("a raw image has none"),
+            Info::default()
+        );
+        assert!(parse_info("x").is_err());
+    }
+}
