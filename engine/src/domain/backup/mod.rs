@@ -7,6 +7,7 @@ mod lineage;
 mod options;
 mod plan;
 mod pull;
+mod remote;
 mod run;
 mod scratch;
 mod view;
@@ -17,4 +18,5 @@ pub use options::{
     DomainBackupDone, DomainBackupOptions, Offline, Reading, ScratchOptions, TlsOptions, Way,
 };
 pub(super) use pull::end_job;
+pub(super) use remote::Host;
 pub use run::{DOMAIN_XML, back_up};

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::identity::Files;
 use super::options::{DomainBackupDone, DomainBackupOptions, Reading, Way};
 use super::plan::{Parent, Plan, PlannedDisk, Selected};
+use super::remote::Host;
 use super::view::{Opener, Run, View};
 use super::{identity, lineage, plan, pull};
 use crate::backup::{self as engine, BackupDone, BackupError, BackupOptions, BackupRequest};
@@ -21,6 +23,8 @@ use crate::source::libvirt::{Domain, DomainState, Transport};
 
 /// Key of the domain's XML in a manifest's metadata.
 pub const DOMAIN_XML: &str = "domain";
+/// Name of the socket by which commands on another host share one connection.
+const CONTROL: &str = "ctl";
 /// Key of the checkpoint's XML there.
 const CHECKPOINT_XML: &str = "checkpoint";
 
@@ -37,10 +41,7 @@ pub fn back_up(
     options: &DomainBackupOptions<'_>,
 ) -> Result<DomainBackupDone, DomainError> {
     let transport = domain.connection().transport();
-    if let Transport::Refused { transport } = &transport {
-        let reason = format!("connections by {transport} protect nothing: use ssh or TLS");
-        return Err(DomainError::Transport { reason });
-    }
+    refuse_transport(&transport, options)?;
     let _lock = DomainLock::take(&options.run_folder, domain.name(), domain.uuid())?;
     recover::recover(domain, &options.run_folder, options.say)?;
     refuse_foreign_job(domain)?;
@@ -80,6 +81,27 @@ pub fn back_up(
     Ok(done)
 }
 
+/// Fails where the domain's disks cannot be read by the connection's way.
+fn refuse_transport(
+    transport: &Transport,
+    options: &DomainBackupOptions<'_>,
+) -> Result<(), DomainError> {
+    let refused = |reason| Err(DomainError::Transport { reason });
+    match transport {
+        Transport::Refused { transport } => refused(format!(
+            "connections by {transport} protect nothing: use ssh or TLS"
+        )),
+        Transport::Tls { host } if options.tls.is_none() => {
+            let host = host.clone();
+            Err(DomainError::NoTls { host })
+        }
+        Transport::Tls { .. } | Transport::Ssh { .. } if options.way != Way::Job => refused(
+            "the domain is on another host: its disks can be held by a backup job alone".to_owned(),
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// Fails at once where libvirt would wait half a minute for another's job to end.
 fn refuse_foreign_job(domain: &Domain) -> Result<(), DomainError> {
     let Some(xml) = domain.backup_xml()? else {
@@ -113,14 +135,17 @@ impl Attempt<'_> {
         let state = domain.state()?;
         let description = DomainDescription::parse(&domain.xml()?).map_err(xml)?;
         let parent = lineage::newest_proven(domain, self.snapshots)?;
-        let mut plan = self.plan(&description, parent.as_ref())?;
         let name = self.name()?;
+        let control = self.options.run_folder.join(name.drawn()).join(CONTROL);
+        let host = Host::of(domain.connection().uri(), &control);
+        let mut plan = self.plan(&description, parent.as_ref(), host.as_ref())?;
         let stop = Cancel::default();
         let run = Run {
             domain,
             description: &description,
             state,
             transport: self.transport,
+            host: host.as_ref(),
             options: self.options,
             name: &name,
             parent: parent.as_ref(),
@@ -146,6 +171,7 @@ impl Attempt<'_> {
         &self,
         description: &DomainDescription,
         parent: Option<&Parent>,
+        host: Option<&Host>,
     ) -> Result<Plan, DomainError> {
         let options = self.options;
         let Selected {
@@ -153,10 +179,13 @@ impl Attempt<'_> {
             left_out,
             unreadable,
         } = plan::select(description, &options.only, &options.exclude)?;
-        let is_local = *self.transport == Transport::Local;
+        let files = match self.transport {
+            Transport::Local => Files::Here,
+            _ => Files::there(host, &chosen)?,
+        };
         let mut disks = Vec::with_capacity(chosen.len());
         for disk in chosen {
-            let identity = identity::of(&disk, is_local);
+            let identity = identity::of(&disk, &files);
             let doubt = plan::doubt(&disk, &identity, parent, options.reading);
             if let (Some(doubt), Reading::Incremental) = (&doubt, options.reading) {
                 return Err(DomainError::NotIncremental {
