@@ -20,7 +20,9 @@ pub(super) fn outcome(cause: Cause<'_>) -> Option<Outcome> {
     match cause.downcast_ref()? {
         DomainError::Cancelled => Some(Outcome::Interrupted),
         DomainError::Busy { .. } | DomainError::ForeignJob { .. } => Some(Outcome::Locked),
-        DomainError::NoSuchDisk { .. } | DomainError::Transport { .. } => Some(Outcome::Usage),
+        DomainError::NoSuchDisk { .. }
+        | DomainError::Transport { .. }
+        | DomainError::NoTls { .. } => Some(Outcome::Usage),
         _ => None,
     }
 }
@@ -42,6 +44,13 @@ pub(super) fn hint(cause: Cause<'_>) -> Option<String> {
         DomainError::NotIncremental { .. } => "leave --incremental out to read the disk whole",
         DomainError::NoScratch { .. } => {
             "make room, put scratch elsewhere with --scratch-dir, or want less with --scratch-min"
+        }
+        DomainError::NoTls { .. } => {
+            "name a port that QEMU may listen on, and this side's certificates: --nbd-port PORT \
+             --tls-certificates DIR"
+        }
+        DomainError::Remote { .. } => {
+            "`ssh -o BatchMode=yes HOST true` must work, as the user that the URI names"
         }
         DomainError::ScratchInMemory { .. } => "--scratch-dir names a folder on a disk",
         DomainError::NotFrozen { .. } => {

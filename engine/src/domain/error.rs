@@ -150,6 +150,22 @@ pub enum DomainError {
         /// Why not.
         reason: String,
     },
+    /// The host cannot be worked on by ssh.
+    #[error("cannot work on host {host} by ssh: {reason}")]
+    Remote {
+        /// The host.
+        host: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The host is reached by TLS, and how its disks are to be read is not said.
+    #[error(
+        "the disks of host {host} are read by TLS, and neither a port nor certificates are named"
+    )]
+    NoTls {
+        /// The host.
+        host: String,
+    },
     /// Someone asked to stop.
     #[error("interrupted")]
     Cancelled,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::DomainError;
-use super::backup::end_job;
+use super::backup::{Host, end_job};
 use super::freeze::{Held, let_go};
 use super::run_folder::{DeadRun, dead_runs};
 use crate::source::libvirt::Domain;
@@ -41,14 +41,23 @@ fn clear(domain: &Domain, run: &DeadRun) -> Result<(), DomainError> {
         // The guard has done it long ago, unless it was killed as well.
         let_go(domain, held);
     }
-    end_job(domain, &run.socket())?;
+    end_job(domain, &run.mark())?;
     if let Some(checkpoint) = &run.record.checkpoint
         && !run.record.published
     {
         domain.checkpoint_delete(checkpoint)?;
     }
-    for scratch in &run.record.scratch {
-        drop(std::fs::remove_file(scratch));
+    let Some(remote) = &run.record.remote else {
+        for scratch in &run.record.scratch {
+            drop(std::fs::remove_file(scratch));
+        }
+        return Ok(());
+    };
+    // Where there is no shell, libvirt has removed what there was when it ended the job.
+    let host = Host::of(&remote.uri, &run.path.join("none"));
+    if let (Some(host), Some(folder)) = (host, &remote.folder) {
+        host.remove_files(&run.record.scratch)?;
+        host.remove_folder(folder)?;
     }
     Ok(())
 }

@@ -39,6 +39,20 @@ pub struct RunRecord {
     pub frozen: Option<String>,
     /// Whether its snapshot is published, so that the checkpoint stays.
     pub published: bool,
+    /// What it has on another host.
+    #[serde(default)]
+    pub remote: Option<RemoteRecord>,
+}
+
+/// What a run has made on another host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteRecord {
+    /// The libvirt URI by which the host is reached.
+    pub uri: String,
+    /// The folder of QEMU's socket there, where there is one.
+    pub folder: Option<PathBuf>,
+    /// What the job's XML holds, and no other job's.
+    pub mark: String,
 }
 
 /// The folder of this process's run; removed when dropped.
@@ -47,6 +61,7 @@ pub struct RunFolder {
     path: PathBuf,
     file: File,
     record: RunRecord,
+    is_kept: bool,
 }
 
 impl RunFolder {
@@ -107,6 +122,7 @@ impl RunFolder {
             path: path.to_owned(),
             file: opened,
             record,
+            is_kept: false,
         };
         folder.write()?;
         Ok(folder)
@@ -127,7 +143,17 @@ impl RunFolder {
         written.map_err(DomainError::file("write", &self.path.join(RECORD)))
     }
 
-    /// Returns the path of QEMU's socket.
+    /// Leaves the folder to the next run, which clears what this one could not.
+    pub fn keep(&mut self) {
+        self.is_kept = true;
+    }
+
+    /// Returns what the job's XML holds, and no other job's.
+    pub fn mark(&self) -> String {
+        mark(&self.path, &self.record)
+    }
+
+    /// Returns the path of QEMU's socket, or of the one that stands for it on this host.
     pub fn socket(&self) -> PathBuf {
         self.path.join(SOCKET)
     }
@@ -145,8 +171,10 @@ impl RunFolder {
 
 impl Drop for RunFolder {
     fn drop(&mut self) {
-        // What stays is cleared by the next run.
-        drop(fs::remove_dir_all(&self.path));
+        if !self.is_kept {
+            // What stays is cleared by the next run.
+            drop(fs::remove_dir_all(&self.path));
+        }
     }
 }
 
@@ -166,10 +194,16 @@ impl DeadRun {
         fs::remove_dir_all(&self.path).map_err(DomainError::file("remove", &self.path))
     }
 
-    /// Returns the path of the socket that it had.
-    pub fn socket(&self) -> PathBuf {
-        self.path.join(SOCKET)
+    /// Returns what its job's XML holds, and no other job's.
+    pub fn mark(&self) -> String {
+        mark(&self.path, &self.record)
     }
+}
+
+/// A job on this host is told by its socket.
+fn mark(path: &Path, record: &RunRecord) -> String {
+    let remote = record.remote.as_ref().map(|remote| remote.mark.clone());
+    remote.unwrap_or_else(|| path.join(SOCKET).to_string_lossy().into_owned())
 }
 
 /// Returns the runs of a domain below a folder whose owners are dead.
@@ -233,6 +267,7 @@ mod tests {
             overlays: Vec::new(),
             frozen: None,
             published: false,
+            remote: None,
         };
         let mut run = RunFolder::make(parent.path(), "0a", None, record).expect("it is made");
         run.update(|record| record.published = true)

@@ -49,7 +49,7 @@ pub(super) fn at_one_moment(
     hook::run(&options.hooks, Phase::BeforeJob, run.told)?;
     begin().map_err(|error| explain(error, folder))?;
     let time = Timestamp::now();
-    let extras = Extras::read(run);
+    let mut extras = Extras::read(run);
     let mut consistency = match held {
         Some(Held::Frozen) if still.is_some() => Consistency::Agent,
         Some(Held::Suspended) if still.is_some() => Consistency::Suspend,
@@ -61,6 +61,7 @@ pub(super) fn at_one_moment(
         warnings.push("the guest was let go before the job began: as after a power cut".to_owned());
     }
     folder.update(|record| record.frozen = None)?;
+    warnings.extend(extras.read_late(run));
     hook::run(&options.hooks, Phase::AfterFreeze, run.told)?;
     let window = let_go.map(|let_go| let_go.window.as_millis());
     Ok(Moment {

@@ -8,6 +8,7 @@ mod offline;
 mod options;
 mod plan;
 mod pull;
+mod remote;
 mod run;
 mod scratch;
 mod view;
@@ -18,4 +19,5 @@ pub use options::{
     DomainBackupDone, DomainBackupOptions, Offline, Reading, ScratchOptions, TlsOptions, Way,
 };
 pub(super) use pull::end_job;
+pub(super) use remote::Host;
 pub use run::{DOMAIN_XML, back_up};

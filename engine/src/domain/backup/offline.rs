@@ -22,8 +22,8 @@ use crate::domain::DomainError;
 use crate::format::Unknown;
 use crate::format::domain::{Consistency, LeftOut, Method};
 use crate::repository::Snapshot;
-use crate::source::libvirt::Domain;
 use crate::source::libvirt::xml::{Checkpoint, DiskSource, DomainDisk, checkpoint_xml};
+use crate::source::libvirt::{Domain, Transport};
 use crate::source::{self, Format, SourceError, SourceSpec};
 
 /// Returns the newest of a domain's snapshots whose checkpoint has an intact bitmap in an image; if
@@ -72,7 +72,7 @@ pub(super) fn newest_proven(
 
 /// Opens a view of the images.
 pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> {
-    if !run.is_local() {
+    if *run.transport != Transport::Local {
         return Err(DomainError::Off {
             domain: run.domain.name().to_owned(),
         });

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::after;
 
+use super::identity::Files;
 use super::options::{DomainBackupDone, DomainBackupOptions, Reading, Way};
 use super::plan::{Parent, Plan, PlannedDisk, Selected};
+use super::remote::Host;
 use super::view::{Opener, Run, View};
 use super::{identity, lineage, offline, plan, pull};
 use crate::backup::{self as engine, BackupDone, BackupError, BackupOptions, BackupRequest};
@@ -27,6 +29,8 @@ pub const DOMAIN_XML: &str = "domain";
 /// How long a domain may take to end: libvirt waits 30 seconds for a job's lock.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(45);
 const SHUTDOWN_TICK: Duration = Duration::from_millis(200);
+/// Name of the socket by which commands on another host share one connection.
+const CONTROL: &str = "ctl";
 /// Key of the checkpoint's XML there.
 const CHECKPOINT_XML: &str = "checkpoint";
 
@@ -43,10 +47,7 @@ pub fn back_up(
     options: &DomainBackupOptions<'_>,
 ) -> Result<DomainBackupDone, DomainError> {
     let transport = domain.connection().transport();
-    if let Transport::Refused { transport } = &transport {
-        let reason = format!("connections by {transport} protect nothing: use ssh or TLS");
-        return Err(DomainError::Transport { reason });
-    }
+    refuse_transport(&transport, options)?;
     let _lock = DomainLock::take(&options.run_folder, domain.name(), domain.uuid())?;
     recover::recover(domain, &options.run_folder, options.say)?;
     refuse_foreign_job(domain)?;
@@ -89,6 +90,27 @@ pub fn back_up(
     Ok(done)
 }
 
+/// Fails where the domain's disks cannot be read by the connection's way.
+fn refuse_transport(
+    transport: &Transport,
+    options: &DomainBackupOptions<'_>,
+) -> Result<(), DomainError> {
+    let refused = |reason| Err(DomainError::Transport { reason });
+    match transport {
+        Transport::Refused { transport } => refused(format!(
+            "connections by {transport} protect nothing: use ssh or TLS"
+        )),
+        Transport::Tls { host } if options.tls.is_none() => {
+            let host = host.clone();
+            Err(DomainError::NoTls { host })
+        }
+        Transport::Tls { .. } | Transport::Ssh { .. } if options.way != Way::Job => refused(
+            "the domain is on another host: its disks can be held by a backup job alone".to_owned(),
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// Fails at once where libvirt would wait half a minute for another's job to end.
 fn refuse_foreign_job(domain: &Domain) -> Result<(), DomainError> {
     let Some(xml) = domain.backup_xml()? else {
@@ -128,14 +150,17 @@ impl Attempt<'_> {
                 offline::newest_proven(domain, &disks, self.snapshots)
             }
         };
-        let mut plan = self.plan(&description, parent.as_ref())?;
         let name = self.name()?;
+        let control = self.options.run_folder.join(name.drawn()).join(CONTROL);
+        let host = Host::of(domain.connection().uri(), &control);
+        let mut plan = self.plan(&description, parent.as_ref(), host.as_ref())?;
         let stop = Cancel::default();
         let run = Run {
             domain,
             description: &description,
             state,
             transport: self.transport,
+            host: host.as_ref(),
             options: self.options,
             name: &name,
             parent: parent.as_ref(),
@@ -177,6 +202,7 @@ impl Attempt<'_> {
         &self,
         description: &DomainDescription,
         parent: Option<&Parent>,
+        host: Option<&Host>,
     ) -> Result<Plan, DomainError> {
         let options = self.options;
         let Selected {
@@ -184,10 +210,13 @@ impl Attempt<'_> {
             left_out,
             unreadable,
         } = plan::select(description, &options.only, &options.exclude)?;
-        let is_local = *self.transport == Transport::Local;
+        let files = match self.transport {
+            Transport::Local => Files::Here,
+            _ => Files::there(host, &chosen)?,
+        };
         let mut disks = Vec::with_capacity(chosen.len());
         for disk in chosen {
-            let identity = identity::of(&disk, is_local);
+            let identity = identity::of(&disk, &files);
             let doubt = plan::doubt(&disk, &identity, parent, options.reading);
             if let (Some(doubt), Reading::Incremental) = (&doubt, options.reading) {
                 return Err(DomainError::NotIncremental {
