@@ -9,6 +9,8 @@ use std::sync::Arc;
 use anyhow::Error;
 use cairn_engine::analyze::AnalyzeError;
 use cairn_engine::backup::BackupError;
+#[cfg(feature = "libvirt")]
+use cairn_engine::domain::define::DefineError;
 use cairn_engine::format::FormatError;
 use cairn_engine::guest::tree::GuestError;
 use cairn_engine::image::ImageError;
@@ -142,6 +144,14 @@ fn passed_on(cause: Cause<'_>) -> Option<Cause<'_>> {
     // An I/O error that carries another does not name it as its source either.
     if let Some(inner) = cause.downcast_ref().and_then(std::io::Error::get_ref) {
         return Some(inner);
+    }
+    #[cfg(feature = "libvirt")]
+    match cause.downcast_ref() {
+        Some(DefineError::Libvirt(inner)) => return Some(inner),
+        Some(DefineError::Rewrite(inner)) => return Some(inner),
+        Some(DefineError::Target(inner)) => return Some(inner),
+        Some(DefineError::Source(inner)) => return Some(inner),
+        _ => {}
     }
     let repository: Option<&RepositoryError> = match cause.downcast_ref() {
         Some(BackupError::Repository(inner)) => Some(inner),
@@ -292,6 +302,7 @@ fn hint_for_cause(cause: Cause<'_>) -> Option<String> {
         .or_else(|| cause.downcast_ref().and_then(mount_hint))
         .or_else(|| cause.downcast_ref().and_then(target_hint))
         .or_else(|| cause.downcast_ref().and_then(guest_hint))
+        .or_else(|| domain_hint(cause))
         .or_else(|| {
             let unknown = cause.is::<ResolveError>();
             unknown.then_some("`cairn snapshots` lists what there is")
@@ -381,6 +392,27 @@ fn guest_hint(error: &GuestError) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+#[cfg(feature = "libvirt")]
+fn domain_hint(cause: Cause<'_>) -> Option<&'static str> {
+    match cause.downcast_ref()? {
+        DefineError::UuidTaken { .. } => {
+            Some("--new-ids gives the restored domain a UUID and MAC addresses of its own")
+        }
+        DefineError::NameTaken { is_same: true, .. } => Some(
+            "--in-place sets its disks back; --force defines it anew where it is off; \
+             --new-ids with another name makes a second one",
+        ),
+        DefineError::NameTaken { is_same: false, .. } => Some("give another name"),
+        DefineError::NotOff { .. } => Some("shut it down first"),
+        _ => None,
+    }
+}
+
+#[cfg(not(feature = "libvirt"))]
+fn domain_hint(_: Cause<'_>) -> Option<&'static str> {
+    None
 }
 
 #[cfg(test)]

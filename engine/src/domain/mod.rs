@@ -3,11 +3,13 @@
 
 pub mod backup;
 pub mod checkpoint;
+pub mod define;
 pub mod error;
 pub mod freeze;
 pub mod hook;
 pub mod lock;
 pub mod recover;
+pub mod rewrite;
 pub mod run_folder;
 
 pub use error::DomainError;

@@ -1,4 +1,4 @@
-//! `cairn restore`: disks as they were.
+//! `cairn restore --to`: disks as files or onto devices.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileTypeExt;
@@ -9,66 +9,33 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use cairn_engine::format::manifest::DiskRecord;
 use cairn_engine::progress::Progress;
-use cairn_engine::repository::{Access, Contents, Snapshot};
+use cairn_engine::repository::{Access, Contents, Repository, Snapshot};
 use cairn_engine::restore::{RestoreOptions, restore_disk};
 use cairn_engine::target::{self, Abandoned, TargetFormat, TargetOptions};
-use clap::ValueEnum;
 
 use crate::context::Context;
 use crate::exit::{CliError, Outcome};
 use crate::output::restore::{RestoreReport, RestoredDisk};
-use crate::session::{self, Snapshots};
+use crate::session;
 
-const EXAMPLES: &str = "\
-Examples:
-  cairn restore web1 --to /vm/restored/
-  cairn restore web1@2026-11-20 --disk vda --to /vm/web1.qcow2 --format qcow2
-  cairn restore 3f2a9c --disk vda --to /dev/vg0/web1 --force
-
-PATH is a file, a block device, or a folder, which gets every disk as TARGET.FORMAT. A path that
-ends in `/` is a folder that is made where needed. A file appears when it is complete. A block
-device is overwritten in place, and only with --force: until the command ends well it holds half a
-disk.";
+use super::ImageFormat;
 
 /// The snapshot's document, beside the disks that are restored to a folder.
 const MANIFEST_FILE: &str = "manifest.json";
 
-/// Restore the disks of a snapshot
-///
-/// Every byte is checked before it is written. What was a hole stays a hole.
-#[derive(Debug, clap::Args)]
-#[command(after_help = super::with_snapshots(EXAMPLES))]
-pub struct RestoreArgs {
-    /// Snapshot to restore
-    pub snapshot: String,
-
-    /// Disk to restore [default: all of them]
-    #[arg(long, value_name = "TARGET")]
-    pub disk: Option<String>,
-
-    /// Where to restore to
-    #[arg(long, value_name = "PATH")]
-    pub to: PathBuf,
-
-    /// Format of the file [default: what its extension tells, else raw]
-    #[arg(long, value_enum)]
+/// Where disks go, and how.
+pub struct DisksArgs<'a> {
+    /// The disk to restore; all of them without one.
+    pub disk: Option<&'a str>,
+    /// A file, a device or a folder.
+    pub to: &'a Path,
+    /// The format of files.
     pub format: Option<ImageFormat>,
-
-    /// Overwrite what is there
-    #[arg(long)]
+    /// Whether what is there is overwritten.
     pub force: bool,
 }
 
-/// A format to restore to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ImageFormat {
-    /// The disk's bytes, sparse
-    Raw,
-    /// QEMU's format
-    Qcow2,
-}
-
-impl RestoreArgs {
+impl DisksArgs<'_> {
     /// Returns the format to write.
     pub fn image_format(&self) -> ImageFormat {
         let extension = self.to.extension().and_then(|extension| extension.to_str());
@@ -84,16 +51,18 @@ impl RestoreArgs {
     }
 }
 
-/// Runs the command.
-pub fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
-    let repository = session::open(context)?;
-    let snapshots = Snapshots::read(context, &repository)?;
-    let snapshot = snapshots.find(&args.snapshot)?;
+/// Restores disks of a snapshot.
+pub fn run(
+    args: &DisksArgs<'_>,
+    repository: &Arc<Repository>,
+    snapshot: &Snapshot,
+    context: &Context,
+) -> Result<Outcome> {
     let plan = args.plan(snapshot)?;
     let access = Access::Read(vec![snapshot.id]);
-    let contents = session::contents(context, &repository, access, "restore")?;
+    let contents = session::contents(context, repository, access, "restore")?;
     if args.is_folder() {
-        std::fs::create_dir_all(&args.to)
+        std::fs::create_dir_all(args.to)
             .with_context(|| format!("cannot make folder {}", args.to.display()))?;
         if !args.force && args.to.join(MANIFEST_FILE).exists() {
             let text = format!(
@@ -122,16 +91,16 @@ pub fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
     }
     drop(meter);
     if args.is_folder() {
-        write_metadata(snapshot, &args.to, args.force)?;
+        write_metadata(snapshot, args.to, args.force)?;
     }
     context.print(&report)?;
     Ok(Outcome::Done)
 }
 
-impl RestoreArgs {
+impl DisksArgs<'_> {
     /// Returns which disk goes where.
     fn plan<'s>(&self, snapshot: &'s Snapshot) -> Result<Vec<(&'s DiskRecord, PathBuf)>> {
-        let wanted = |disk: &&DiskRecord| self.disk.as_ref().is_none_or(|t| *t == disk.target);
+        let wanted = |disk: &&DiskRecord| self.disk.is_none_or(|target| target == disk.target);
         let disks: Vec<&DiskRecord> = snapshot.manifest.disks.iter().filter(wanted).collect();
         let targets = || {
             let targets: Vec<&str> = snapshot
@@ -143,7 +112,7 @@ impl RestoreArgs {
             targets.join(", ")
         };
         if disks.is_empty() {
-            let wanted = self.disk.as_deref().unwrap_or_default();
+            let wanted = self.disk.unwrap_or_default();
             let text = format!("the snapshot has no disk `{wanted}`; it has: {}", targets());
             return Err(CliError::Usage(text).into());
         }
@@ -156,7 +125,7 @@ impl RestoreArgs {
             return Ok(disks.into_iter().map(|disk| (disk, path(disk))).collect());
         }
         match disks.as_slice() {
-            [disk] => Ok(vec![(*disk, self.to.clone())]),
+            [disk] => Ok(vec![(*disk, self.to.to_owned())]),
             _ => {
                 let text = format!(
                     "name one with --disk, or restore to a folder: {}",
@@ -252,37 +221,29 @@ fn write_metadata(snapshot: &Snapshot, folder: &Path, force: bool) -> Result<()>
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
 
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: RestoreArgs,
-    }
-
-    fn parse(line: &[&str]) -> RestoreArgs {
-        let line = ["restore", "web1", "--to"]
-            .into_iter()
-            .chain(line.iter().copied());
-        Line::try_parse_from(line).expect("the line is valid").args
+    fn to(path: &str, format: Option<ImageFormat>) -> DisksArgs<'_> {
+        DisksArgs {
+            disk: None,
+            to: Path::new(path),
+            format,
+            force: false,
+        }
     }
 
     #[test]
     fn the_extension_tells_the_format_unless_it_is_given() {
-        assert_eq!(parse(&["a.qcow2"]).image_format(), ImageFormat::Qcow2);
-        assert_eq!(parse(&["a.img"]).image_format(), ImageFormat::Raw);
-        assert_eq!(
-            parse(&["a.qcow2", "--format", "raw"]).image_format(),
-            ImageFormat::Raw
-        );
+        assert_eq!(to("a.qcow2", None).image_format(), ImageFormat::Qcow2);
+        assert_eq!(to("a.img", None).image_format(), ImageFormat::Raw);
+        let raw = to("a.qcow2", Some(ImageFormat::Raw));
+        assert_eq!(raw.image_format(), ImageFormat::Raw);
     }
 
     #[test]
     fn a_slash_at_the_end_makes_a_folder() {
-        assert!(parse(&["no/such/place/"]).is_folder());
-        assert!(parse(&["/"]).is_folder());
-        assert!(!parse(&["no/such/place"]).is_folder());
+        assert!(to("no/such/place/", None).is_folder());
+        assert!(to("/", None).is_folder());
+        assert!(!to("no/such/place", None).is_folder());
     }
 }

@@ -1,0 +1,155 @@
+//! `cairn restore --define`: a snapshot as a libvirt domain.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use cairn_engine::domain::define::{DefineOptions, FileRights, Place, define};
+use cairn_engine::domain::rewrite::DiskFormat;
+use cairn_engine::progress::Progress;
+use cairn_engine::repository::{Access, Repository, Snapshot};
+use cairn_engine::restore::RestoreOptions;
+use cairn_engine::source::libvirt::Connection;
+
+use super::{ImageFormat, RestoreArgs, users};
+use crate::context::Context;
+use crate::exit::Outcome;
+use crate::output::restore::{DomainReport, RestoredDisk};
+use crate::session;
+
+/// What concerns domains.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Domains")]
+pub struct DomainArgs {
+    /// Define a domain of this name with the snapshot's disks
+    #[arg(long, value_name = "NAME", group = "where", conflicts_with = "disk")]
+    pub define: Option<String>,
+
+    /// Write only where the disks of the snapshot's domain differ from it; the domain must be off
+    #[arg(long, group = "where", conflicts_with_all = ["format", "force"])]
+    pub in_place: bool,
+
+    /// libvirt daemon [default: what LIBVIRT_DEFAULT_URI or libvirt's settings name]
+    #[arg(long, value_name = "URI", conflicts_with = "to")]
+    pub connect: Option<String>,
+
+    /// Folder for the disks [default: that of libvirt's pool `default`]
+    #[arg(long, value_name = "DIR", requires = "define")]
+    pub dir: Option<PathBuf>,
+
+    /// Storage pool whose folder gets the disks
+    #[arg(long, requires = "define", conflicts_with = "dir")]
+    pub pool: Option<String>,
+
+    /// Leave the network interfaces without a link
+    #[arg(long, requires = "define")]
+    pub no_ip: bool,
+
+    /// Leave the network interfaces out
+    #[arg(long, requires = "define", conflicts_with = "no_ip")]
+    pub no_nic: bool,
+
+    /// Draw a new UUID and new MAC addresses, so that it can stand beside the original
+    #[arg(long, requires = "define")]
+    pub new_ids: bool,
+
+    /// Keep disks, media and shared folders that are not in the snapshot
+    #[arg(long, requires = "define")]
+    pub keep_foreign_disks: bool,
+
+    /// Start the domain
+    #[arg(long, requires = "define")]
+    pub start: bool,
+
+    /// User that the files get, by name or number
+    #[arg(long, value_name = "USER", requires = "define")]
+    pub owner: Option<String>,
+
+    /// Group that the files get, by name or number
+    #[arg(long, requires = "define")]
+    pub group: Option<String>,
+
+    /// Mode that the files get, in octal
+    #[arg(long, requires = "define", value_parser = users::mode)]
+    pub mode: Option<u32>,
+}
+
+impl DomainArgs {
+    /// Connects to the daemon.
+    pub fn connection(&self) -> Result<Connection> {
+        let connection = Connection::open(self.connect.as_deref());
+        connection.context("cannot reach libvirt")
+    }
+
+    fn place(&self) -> Place {
+        match (&self.dir, &self.pool) {
+            (Some(folder), _) => Place::Folder(folder.clone()),
+            (None, Some(pool)) => Place::Pool(pool.clone()),
+            (None, None) => Place::Default,
+        }
+    }
+
+    fn rights(&self) -> Result<FileRights> {
+        Ok(FileRights {
+            owner: self.owner.as_deref().map(users::user).transpose()?,
+            group: self.group.as_deref().map(users::group).transpose()?,
+            mode: self.mode,
+        })
+    }
+}
+
+/// Restores a snapshot to a new definition.
+pub fn run(
+    args: &RestoreArgs,
+    repository: &Arc<Repository>,
+    snapshot: &Snapshot,
+    context: &Context,
+) -> Result<Outcome> {
+    let domain = &args.domain;
+    let rights = domain.rights()?;
+    let connection = domain.connection()?;
+    let access = Access::Read(vec![snapshot.id]);
+    let contents = session::contents(context, repository, access, "restore")?;
+    let cancel = context.cancel()?;
+    let progress = Arc::new(Progress::default());
+    let meter = context.meter("restore", &progress);
+    let options = DefineOptions {
+        name: domain.define.clone().unwrap_or_default(),
+        place: domain.place(),
+        format: match args.format {
+            Some(ImageFormat::Raw) => DiskFormat::Raw,
+            Some(ImageFormat::Qcow2) | None => DiskFormat::Qcow2,
+        },
+        new_ids: domain.new_ids,
+        no_nic: domain.no_nic,
+        no_ip: domain.no_ip,
+        keep_foreign_disks: domain.keep_foreign_disks,
+        rights,
+        force: args.force,
+        start: domain.start,
+        restore: RestoreOptions {
+            threads: context.threads().get(),
+            progress: &progress,
+            cancel: &cancel,
+        },
+    };
+    let defined = define(&contents, snapshot, &connection, &options);
+    drop(meter);
+    let defined = defined?;
+    let disks = defined.disks.into_iter().map(|disk| RestoredDisk {
+        target: disk.target,
+        path: disk.path,
+        size: disk.size,
+        written_bytes: disk.written_bytes,
+    });
+    context.print(&DomainReport {
+        snapshot: snapshot.id,
+        domain: defined.name,
+        uuid: defined.uuid,
+        disks: disks.collect(),
+        files: defined.files,
+        dropped: defined.dropped,
+        started: defined.is_started,
+    })?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,138 @@
+//! `cairn restore`: a snapshot as disks, as a domain, or back onto the domain that it is of.
+
+mod disks;
+#[cfg(feature = "libvirt")]
+mod domain;
+#[cfg(feature = "libvirt")]
+mod users;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::context::Context;
+use crate::exit::Outcome;
+use crate::session::{self, Snapshots};
+
+const EXAMPLES: &str = "\
+Examples:
+  cairn restore web1 --to /vm/restored/
+  cairn restore web1@2026-11-20 --disk vda --to /vm/web1.qcow2 --format qcow2
+  cairn restore 3f2a9c --disk vda --to /dev/vg0/web1 --force
+  cairn restore web1 --define web1-copy --new-ids --no-ip --start
+  cairn restore web1 --in-place
+
+PATH is a file, a block device, or a folder, which gets every disk as TARGET.FORMAT. A path that
+ends in `/` is a folder that is made where needed. A file appears when it is complete. A block
+device is overwritten in place, and only with --force: until the command ends well it holds half a
+disk.
+
+--define makes a libvirt domain of the snapshot. Its disks are NAME-TARGET.FORMAT in a folder, and
+what of its XML belongs to another host is left out and named. --in-place sets the disks of the
+domain that the snapshot was made of back, and writes only where they differ.";
+
+/// Restore a snapshot: to disks, to a domain, or in place
+///
+/// Every byte is checked before it is written. What was a hole stays a hole.
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::with_snapshots(EXAMPLES))]
+#[command(group = clap::ArgGroup::new("where").required(true))]
+pub struct RestoreArgs {
+    /// Snapshot to restore
+    pub snapshot: String,
+
+    /// Disk to restore [default: all of them]
+    #[arg(long, value_name = "TARGET")]
+    pub disk: Option<String>,
+
+    /// Where to restore to
+    #[arg(long, value_name = "PATH", group = "where")]
+    pub to: Option<PathBuf>,
+
+    /// Format of the files [default: what the extension tells, else raw; qcow2 with --define]
+    #[arg(long, value_enum)]
+    pub format: Option<ImageFormat>,
+
+    /// Overwrite what is there
+    #[arg(long)]
+    pub force: bool,
+
+    #[cfg(feature = "libvirt")]
+    #[command(flatten)]
+    pub domain: domain::DomainArgs,
+}
+
+/// A format to restore to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ImageFormat {
+    /// The disk's bytes, sparse
+    Raw,
+    /// QEMU's format
+    Qcow2,
+}
+
+/// Runs the command.
+pub fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
+    let repository = session::open(context)?;
+    let snapshots = Snapshots::read(context, &repository)?;
+    let snapshot = snapshots.find(&args.snapshot)?;
+    if let Some(to) = &args.to {
+        let disks = disks::DisksArgs {
+            disk: args.disk.as_deref(),
+            to,
+            format: args.format,
+            force: args.force,
+        };
+        return disks::run(&disks, &repository, snapshot, context);
+    }
+    #[cfg(feature = "libvirt")]
+    if args.domain.define.is_some() {
+        return domain::run(args, &repository, snapshot, context);
+    }
+    unreachable!("the group of arguments is required")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: RestoreArgs,
+    }
+
+    fn is_fine(line: &str) -> bool {
+        Line::try_parse_from(["restore", "web1"].into_iter().chain(line.split(' '))).is_ok()
+    }
+
+    #[test]
+    fn a_snapshot_goes_to_one_place() {
+        assert!(is_fine("--to a.qcow2"));
+        assert!(!is_fine("--force"));
+    }
+
+    #[cfg(feature = "libvirt")]
+    #[test]
+    fn what_makes_a_domain_excludes_the_rest() {
+        assert!(is_fine("--define b --new-ids --no-ip --dir /x --mode 0660"));
+        assert!(is_fine("--in-place --disk vda"));
+        for wrong in [
+            "--to a --define b",
+            "--to a --in-place",
+            "--define b --in-place",
+            "--to a --new-ids",
+            "--in-place --start",
+            "--in-place --format raw",
+            "--define b --dir /x --pool p",
+            "--define b --no-ip --no-nic",
+            "--define b --mode 8",
+            "--define b --disk vda",
+        ] {
+            assert!(!is_fine(wrong), "{wrong}");
+        }
+    }
+}
