@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::DomainError;
+use super::overlay::Overlay;
 use crate::limits::SMALL_DOCUMENT_LEN_MAX;
 use crate::source::libvirt::xml::SecurityLabel;
 
@@ -32,9 +33,9 @@ pub struct RunRecord {
     pub checkpoint: Option<String>,
     /// The scratch files that QEMU makes for it.
     pub scratch: Vec<PathBuf>,
-    /// Overlays that must be committed back, by the disks that they are of.
+    /// Overlays that must be committed back.
     #[serde(default)]
-    pub overlays: Vec<(String, PathBuf)>,
+    pub overlays: Vec<Overlay>,
     /// Whether the guest may be frozen by it: `agent` or `suspend`.
     pub frozen: Option<String>,
     /// Whether its snapshot is published, so that the checkpoint stays.
@@ -47,6 +48,7 @@ pub struct RunFolder {
     path: PathBuf,
     file: File,
     record: RunRecord,
+    is_left: bool,
 }
 
 impl RunFolder {
@@ -107,6 +109,7 @@ impl RunFolder {
             path: path.to_owned(),
             file: opened,
             record,
+            is_left: false,
         };
         folder.write()?;
         Ok(folder)
@@ -132,6 +135,11 @@ impl RunFolder {
         self.path.join(SOCKET)
     }
 
+    /// Lets the folder stay as that of a dead run, so that the next run clears up after it.
+    pub fn leave(&mut self) {
+        self.is_left = true;
+    }
+
     /// Returns the folder.
     pub fn path(&self) -> &Path {
         &self.path
@@ -146,7 +154,9 @@ impl RunFolder {
 impl Drop for RunFolder {
     fn drop(&mut self) {
         // What stays is cleared by the next run.
-        drop(fs::remove_dir_all(&self.path));
+        if !self.is_left {
+            drop(fs::remove_dir_all(&self.path));
+        }
     }
 }
 

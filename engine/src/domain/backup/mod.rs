@@ -4,15 +4,18 @@ mod begin;
 mod extras;
 mod identity;
 mod lineage;
+mod memory;
 mod options;
 mod plan;
 mod pull;
 mod run;
 mod scratch;
+mod snapshot;
 mod view;
 mod watch;
 
 pub use extras::{NVRAM, TPM};
+pub use memory::{MEMORY, MEMORY_XML};
 pub use options::{
     DomainBackupDone, DomainBackupOptions, Offline, Reading, ScratchOptions, TlsOptions, Way,
 };

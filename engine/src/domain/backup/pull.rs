@@ -1,5 +1,6 @@
 //! A backup job of a running domain: QEMU serves all disks as they were when it began.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -103,6 +104,7 @@ fn view(run: &Run<'_>, disks: Vec<DiskRequest>, moment: Moment, hold: Box<PullHo
     View {
         disks,
         files: extras.files,
+        metadata: BTreeMap::new(),
         not_saved: extras.not_saved,
         method: Method::Pull,
         consistency,
@@ -115,7 +117,7 @@ fn view(run: &Run<'_>, disks: Vec<DiskRequest>, moment: Moment, hold: Box<PullHo
 }
 
 /// Returns when libvirt says that a checkpoint was made.
-fn created(domain: &Domain, name: &str) -> Option<i64> {
+pub(super) fn created(domain: &Domain, name: &str) -> Option<i64> {
     let xml = domain
         .checkpoint_xml(name, CheckpointDescription::Plain)
         .ok()?;
@@ -175,12 +177,12 @@ fn job(run: &Run<'_>, plan: &Plan, scratch: &Scratch, server: &BackupServer) -> 
 }
 
 /// Returns the checkpoint that a disk is read since.
-fn since(run: &Run<'_>, planned: &PlannedDisk) -> Option<String> {
+pub(super) fn since(run: &Run<'_>, planned: &PlannedDisk) -> Option<String> {
     let parent = run.parent.filter(|_| planned.doubt.is_none())?;
     Some(parent.checkpoint.name.clone())
 }
 
-fn checkpoint(run: &Run<'_>, plan: &Plan) -> Option<String> {
+pub(super) fn checkpoint(run: &Run<'_>, plan: &Plan) -> Option<String> {
     let (with, without): (Vec<_>, Vec<_>) = plan
         .disks
         .iter()

@@ -18,6 +18,24 @@ const FOLDER_DEFAULT: &str = "/var/tmp";
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of `linux/magic.h`.
 const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 
+/// What takes what the guest writes meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ScratchKind {
+    /// A file that takes what was there before.
+    Scratch,
+    /// An image above the disk's own that takes what is new.
+    Overlay,
+}
+
+impl ScratchKind {
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Scratch => "scratch",
+            Self::Overlay => "overlay",
+        }
+    }
+}
+
 /// The scratch files of a job.
 #[derive(Debug, Clone)]
 pub(super) struct Scratch {
@@ -35,11 +53,22 @@ impl Scratch {
         options: &ScratchOptions,
         is_local: bool,
     ) -> Result<Self, DomainError> {
+        Self::plan_as(ScratchKind::Scratch, run, disks, options, is_local)
+    }
+
+    /// Does the same for files of a kind.
+    pub(super) fn plan_as(
+        kind: ScratchKind,
+        run: &str,
+        disks: &[(&DomainDisk, u64)],
+        options: &ScratchOptions,
+        is_local: bool,
+    ) -> Result<Self, DomainError> {
         let mut files = BTreeMap::new();
         let mut sizes: BTreeMap<PathBuf, u64> = BTreeMap::new();
         for (disk, size) in disks {
             let folder = options.folder.clone().unwrap_or_else(|| folder_of(disk));
-            let name = format!(".cairn-{run}-{}.scratch", disk.target);
+            let name = format!(".cairn-{run}-{}.{}", disk.target, kind.extension());
             files.insert(disk.target.clone(), folder.join(name));
             let total = sizes.entry(folder).or_default();
             *total = total.saturating_add(*size);
@@ -56,6 +85,19 @@ impl Scratch {
     /// Returns the file of a disk.
     pub(super) fn file(&self, target: &str) -> PathBuf {
         self.files.get(target).cloned().unwrap_or_default()
+    }
+
+    /// Chooses a file for so many bytes more in the folder of the first disk's, and looks whether
+    /// there is room for it too.
+    pub(super) fn more(&self, name: &str, len: u64) -> Result<PathBuf, DomainError> {
+        let first = self.files.values().next();
+        let folder = first
+            .and_then(|file| file.parent())
+            .unwrap_or(Path::new(FOLDER_DEFAULT));
+        let reserve = self.reserves.get(folder).copied().unwrap_or_default();
+        let wanted = reserve.saturating_mul(RESERVE_DIVISOR).saturating_add(len);
+        check(folder, wanted)?;
+        Ok(folder.join(name))
     }
 
     /// Returns all files.
