@@ -106,6 +106,18 @@ pub enum DomainError {
         /// What happened.
         reason: String,
     },
+    /// An overlay could not be committed back into its image.
+    #[error(
+        "overlay {path} of disk {target} holds the guest's data and is not committed back: {reason}"
+    )]
+    Overlay {
+        /// The disk.
+        target: String,
+        /// The overlay.
+        path: PathBuf,
+        /// What stands in the way.
+        reason: String,
+    },
     /// The domain is off, or goes off.
     #[error("domain {domain} is not running")]
     Off {

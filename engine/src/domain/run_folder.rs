@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::DomainError;
+use super::overlay::Overlay;
 use crate::limits::SMALL_DOCUMENT_LEN_MAX;
 use crate::source::libvirt::xml::SecurityLabel;
 
@@ -32,9 +33,9 @@ pub struct RunRecord {
     pub checkpoint: Option<String>,
     /// The scratch files that QEMU makes for it.
     pub scratch: Vec<PathBuf>,
-    /// Overlays that must be committed back, by the disks that they are of.
+    /// Overlays that must be committed back.
     #[serde(default)]
-    pub overlays: Vec<(String, PathBuf)>,
+    pub overlays: Vec<Overlay>,
     /// Whether the guest may be frozen by it: `agent` or `suspend`.
     pub frozen: Option<String>,
     /// Whether its snapshot is published, so that the checkpoint stays.

@@ -4,6 +4,7 @@ mod begin;
 mod extras;
 mod identity;
 mod lineage;
+mod memory;
 mod offline;
 mod options;
 mod plan;
@@ -11,10 +12,12 @@ mod pull;
 mod remote;
 mod run;
 mod scratch;
+mod snapshot;
 mod view;
 mod watch;
 
 pub use extras::{NVRAM, TPM};
+pub use memory::{MEMORY, MEMORY_XML};
 pub use options::{
     DomainBackupDone, DomainBackupOptions, Offline, Reading, ScratchOptions, TlsOptions, Way,
 };

@@ -120,6 +120,7 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
     Ok(View {
         disks,
         files: extras.files,
+        metadata: std::collections::BTreeMap::new(),
         not_saved: extras.not_saved,
         method: Method::Offline,
         consistency: Consistency::Offline,

@@ -1,5 +1,6 @@
 //! A backup job of a running domain: QEMU serves all disks as they were when it began.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -184,6 +185,7 @@ fn view(run: &Run<'_>, disks: Vec<DiskRequest>, moment: Moment, hold: Box<PullHo
     View {
         disks,
         files: extras.files,
+        metadata: BTreeMap::new(),
         not_saved: extras.not_saved,
         method: Method::Pull,
         consistency,
@@ -196,7 +198,7 @@ fn view(run: &Run<'_>, disks: Vec<DiskRequest>, moment: Moment, hold: Box<PullHo
 }
 
 /// Returns when libvirt says that a checkpoint was made.
-fn created(domain: &Domain, name: &str) -> Option<i64> {
+pub(super) fn created(domain: &Domain, name: &str) -> Option<i64> {
     let xml = domain
         .checkpoint_xml(name, CheckpointDescription::Plain)
         .ok()?;
@@ -256,7 +258,7 @@ pub(super) fn since(run: &Run<'_>, planned: &PlannedDisk) -> Option<String> {
     Some(parent.checkpoint.name.clone())
 }
 
-fn checkpoint(run: &Run<'_>, plan: &Plan) -> Option<String> {
+pub(super) fn checkpoint(run: &Run<'_>, plan: &Plan) -> Option<String> {
     let (with, without): (Vec<_>, Vec<_>) = plan
         .disks
         .iter()

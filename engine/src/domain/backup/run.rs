@@ -11,7 +11,7 @@ use super::options::{DomainBackupDone, DomainBackupOptions, Reading, Way};
 use super::plan::{Parent, Plan, PlannedDisk, Selected};
 use super::remote::Host;
 use super::view::{Opener, Run, View};
-use super::{identity, lineage, offline, plan, pull};
+use super::{identity, lineage, offline, plan, pull, snapshot};
 use crate::backup::{self as engine, BackupDone, BackupError, BackupOptions, BackupRequest};
 use crate::domain::checkpoint::{CheckpointName, delete_others};
 use crate::domain::hook::{self, HookEnvironment, Phase};
@@ -191,8 +191,10 @@ impl Attempt<'_> {
     fn opener(&self, state: DomainState) -> Result<Opener, DomainError> {
         match (self.options.way, state.has_process()) {
             (Way::Job, true) => Ok(pull::open),
+            (Way::Snapshot, true) => Ok(snapshot::open),
+            (Way::Memory, true) => Ok(snapshot::open_with_memory),
             (Way::Job | Way::Snapshot, false) => Ok(offline::open),
-            (Way::Memory, false) | (Way::Snapshot | Way::Memory, true) => Err(DomainError::Off {
+            (Way::Memory, false) => Err(DomainError::Off {
                 domain: self.domain.name().to_owned(),
             }),
         }
@@ -285,6 +287,7 @@ impl Attempt<'_> {
             Taken {
                 disks: view.disks,
                 files: view.files,
+                metadata: view.metadata,
                 not_saved: view.not_saved,
                 method: view.method,
                 consistency: view.consistency,
@@ -371,8 +374,11 @@ impl Attempt<'_> {
         plan: &Plan,
         taken: Taken,
     ) -> Result<BackupRequest, DomainError> {
-        let mut metadata = BTreeMap::new();
-        let xml = self.domain.inactive_xml()?;
+        let mut metadata = taken.metadata;
+        let xml = match metadata.remove(DOMAIN_XML) {
+            Some(xml) => xml,
+            None => self.domain.inactive_xml()?,
+        };
         if xml.contains("passwd=") && self.repository.config().encryption.is_none() {
             (self.options.say)(
                 "the domain's XML holds a password, and the repository is not encrypted",
@@ -420,6 +426,7 @@ impl Attempt<'_> {
 struct Taken {
     disks: Vec<engine::DiskRequest>,
     files: Vec<engine::FileRequest>,
+    metadata: BTreeMap<String, String>,
     not_saved: Vec<String>,
     method: crate::format::domain::Method,
     consistency: crate::format::domain::Consistency,

@@ -48,6 +48,24 @@ enum Eye {
     Closed,
 }
 
+/// What takes what the guest writes meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ScratchKind {
+    /// A file that takes what was there before.
+    Scratch,
+    /// An image above the disk's own that takes what is new.
+    Overlay,
+}
+
+impl ScratchKind {
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Scratch => "scratch",
+            Self::Overlay => "overlay",
+        }
+    }
+}
+
 /// The scratch files of a job.
 #[derive(Debug, Clone)]
 pub(super) struct Scratch {
@@ -65,11 +83,22 @@ impl Scratch {
         options: &ScratchOptions,
         place: Place<'_>,
     ) -> Result<Self, DomainError> {
+        Self::plan_as(ScratchKind::Scratch, run, disks, options, place)
+    }
+
+    /// Does the same for files of a kind.
+    pub(super) fn plan_as(
+        kind: ScratchKind,
+        run: &str,
+        disks: &[(&DomainDisk, u64)],
+        options: &ScratchOptions,
+        place: Place<'_>,
+    ) -> Result<Self, DomainError> {
         let mut files = BTreeMap::new();
         let mut sizes: BTreeMap<PathBuf, u64> = BTreeMap::new();
         for (disk, size) in disks {
             let folder = options.folder.clone().unwrap_or_else(|| folder_of(disk));
-            let name = format!("{}{}.scratch", Self::mark(run), disk.target);
+            let name = format!("{}{}.{}", Self::mark(run), disk.target, kind.extension());
             files.insert(disk.target.clone(), folder.join(name));
             let total = sizes.entry(folder).or_default();
             *total = total.saturating_add(*size);
@@ -110,6 +139,19 @@ impl Scratch {
     /// Returns the file of a disk.
     pub(super) fn file(&self, target: &str) -> PathBuf {
         self.files.get(target).cloned().unwrap_or_default()
+    }
+
+    /// Chooses a file for so many bytes more in the folder of the first disk's, and looks whether
+    /// there is room for it too.
+    pub(super) fn more(&self, name: &str, len: u64) -> Result<PathBuf, DomainError> {
+        let first = self.files.values().next();
+        let folder = first
+            .and_then(|file| file.parent())
+            .unwrap_or(Path::new(FOLDER_DEFAULT));
+        let reserve = self.reserves.get(folder).copied().unwrap_or_default();
+        let wanted = reserve.saturating_mul(RESERVE_DIVISOR).saturating_add(len);
+        check(folder, look(folder)?, wanted)?;
+        Ok(folder.join(name))
     }
 
     /// Returns all files.

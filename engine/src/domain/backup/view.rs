@@ -1,5 +1,6 @@
 //! A domain's disks as they were at one moment, and what keeps them so while they are read.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -52,6 +53,8 @@ impl Run<'_> {
 pub(super) struct View {
     pub(super) disks: Vec<DiskRequest>,
     pub(super) files: Vec<FileRequest>,
+    /// Documents that only this way has, or that must be those of the moment.
+    pub(super) metadata: BTreeMap<String, String>,
     /// What belongs to the domain and could not be had, in words.
     pub(super) not_saved: Vec<String>,
     pub(super) method: Method,
