@@ -1,5 +1,5 @@
-//! The XML of domains and checkpoints, which comes from libvirt and from snapshots. What parses keeps
-//! its meaning when it is written anew.
+//! The XML of domains and checkpoints, which comes from libvirt and from snapshots. What parses
+//! keeps its meaning when it is written anew.
 #![no_main]
 
 use cairn_engine::source::libvirt::xml::{Checkpoint, DomainDescription, Element};

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use cairn_engine::domain::lock::DomainLock;
-use cairn_engine::domain::recover;
+use cairn_engine::domain::{in_place, recover};
 
 use crate::context::Context;
 use crate::exit::Outcome;
@@ -15,9 +15,10 @@ Examples:
 
 The next backup of the domain does the same first. Only what Cairn's own dead runs left is touched:
 a frozen guest is thawed, their job ended, their scratch files and checkpoints removed, their
-overlays committed back.";
+overlays committed back. What a restore in place had ready is written to the disks, and what it had
+not is removed.";
 
-/// Clear up after backups of a domain that were killed
+/// Clear up after backups and restores of a domain that were killed
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct RecoverArgs {
@@ -35,9 +36,11 @@ pub fn run(args: &RecoverArgs, context: &Context) -> Result<Outcome> {
     let _lock = DomainLock::take(&folder, domain.name(), domain.uuid())?;
     let say = |text: &str| context.remark(text);
     let recovered = recover::recover(&domain, &folder, &say)?;
+    let in_place = in_place::recover(&domain, &say)?;
     context.print(&RecoverReport {
         domain: domain.name().to_owned(),
         runs: recovered.runs,
+        in_place,
     })?;
     Ok(Outcome::Done)
 }

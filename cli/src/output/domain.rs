@@ -15,12 +15,18 @@ pub struct RecoverReport {
     pub domain: String,
     /// Dead runs that were cleared up after.
     pub runs: usize,
+    /// Whether a restore in place was finished.
+    pub in_place: bool,
 }
 
 impl Report for RecoverReport {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         let domain = printable(self.domain.clone());
+        if self.in_place {
+            writeln!(out, "{domain}: a restore in place was finished")?;
+        }
         match self.runs {
+            0 if self.in_place => Ok(()),
             0 => writeln!(out, "{domain}: nothing to clear up"),
             1 => writeln!(out, "{domain}: cleared up after a dead run"),
             runs => writeln!(out, "{domain}: cleared up after {runs} dead runs"),

@@ -9,9 +9,9 @@ use crate::source::libvirt::{CheckpointDescription, Domain, Reason};
 /// Most snapshots that are looked at: all but this one and its parent have lost their checkpoints.
 const CANDIDATES_MAX: usize = 8;
 
-/// Returns the newest of a domain's snapshots whose checkpoint has an intact bitmap on some disk; if
-/// none has, the newest with a checkpoint, so that the user is told what is broken. `snapshots` are
-/// not forgotten, oldest first.
+/// Returns the newest of a domain's snapshots whose checkpoint has an intact bitmap on some disk;
+/// if none has, the newest with a checkpoint, so that the user is told what is broken. `snapshots`
+/// are not forgotten, oldest first.
 pub(super) fn newest_proven(
     domain: &Domain,
     snapshots: &[Snapshot],

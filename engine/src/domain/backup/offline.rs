@@ -1,16 +1,15 @@
-//! A domain that is off: its images are read as they lie, and nobody else may change them meanwhile,
-//! or is found out.
+//! A domain that is off: its images are read as they lie, and nobody else may change them
+//! meanwhile, or is found out.
 //!
 //! libvirt makes no checkpoints of domains that are off. So the bitmaps are added and removed by
 //! `qemu-img`, and libvirt is told of the checkpoint afterwards.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, fcntl_lock};
 
 use super::extras::Extras;
 use super::options::Offline;
@@ -23,7 +22,7 @@ use crate::format::Unknown;
 use crate::format::domain::{Consistency, LeftOut, Method};
 use crate::repository::Snapshot;
 use crate::source::libvirt::xml::{Checkpoint, DiskSource, DomainDisk, checkpoint_xml};
-use crate::source::libvirt::{Domain, Transport};
+use crate::source::libvirt::{Domain, ImageLock, Transport};
 use crate::source::{self, Format, SourceError, SourceSpec};
 
 /// Returns the newest of a domain's snapshots whose checkpoint has an intact bitmap in an image; if
@@ -107,12 +106,12 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         // It stands in the manifest, and is defined by the next backup.
         warnings.push("libvirt takes no word of the new checkpoint yet".to_owned());
     }
-    let disks = plan.disks.iter().map(|planned| request(run, planned));
-    let disks = disks.collect::<Result<Vec<_>, _>>()?;
-    hold.look(plan)?;
     if run.options.offline == Offline::Lock {
         hold.lock(plan)?;
     }
+    hold.look(plan)?;
+    let disks = plan.disks.iter().map(|planned| request(run, planned));
+    let disks = disks.collect::<Result<Vec<_>, _>>()?;
     if run.domain.state()?.has_process() {
         return Err(started(run.domain));
     }
@@ -272,7 +271,7 @@ struct OfflineHold {
     images: Vec<PathBuf>,
     /// What all files were when the reading began.
     seen: Vec<(PathBuf, (u64, u64, i64, i64))>,
-    locks: Vec<File>,
+    locks: Vec<ImageLock>,
     ended: bool,
 }
 
@@ -285,15 +284,12 @@ impl OfflineHold {
         Ok(())
     }
 
-    /// Takes locks that QEMU respects: it locks single bytes of an image, and a lock of the whole
-    /// file stands against all of them. They end when any handle of this process on the file is
-    /// closed, so they are taken when all is open.
+    /// Takes locks that QEMU respects, and looks that nobody writes yet.
     fn lock(&mut self, plan: &Plan) -> Result<(), DomainError> {
         for image in plan.disks.iter().filter_map(|planned| path(&planned.disk)) {
-            let file = File::open(image).map_err(DomainError::file("open", image))?;
-            fcntl_lock(&file, FlockOperation::NonBlockingLockShared)
-                .map_err(|error| DomainError::file("lock", image)(error.into()))?;
-            self.locks.push(file);
+            let lock = ImageLock::keep_writers_out(image);
+            self.locks
+                .push(lock.map_err(DomainError::file("lock", image))?);
         }
         Ok(())
     }

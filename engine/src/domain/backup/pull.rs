@@ -406,8 +406,8 @@ impl PullHold {
     }
 }
 
-/// Ends the job whose XML holds a mark, over a new connection where the old one is gone. Another job
-/// is another program's, and is left alone.
+/// Ends the job whose XML holds a mark, over a new connection where the old one is gone. Another
+/// job is another program's, and is left alone.
 pub(in crate::domain) fn end_job(domain: &Domain, mark: &str) -> Result<(), LibvirtError> {
     let begun = Instant::now();
     let is_ours = |xml: &String| xml.contains(mark);

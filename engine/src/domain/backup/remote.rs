@@ -328,8 +328,8 @@ pub(super) struct Bridge {
 }
 
 impl Bridge {
-    /// Makes the folder on the host and forwards the socket in it to `socket` on this one. `scratch`
-    /// are folders there whose room is watched.
+    /// Makes the folder on the host and forwards the socket in it to `socket` on this one.
+    /// `scratch` are folders there whose room is watched.
     pub(super) fn open(
         host: &Host,
         folder: &Path,

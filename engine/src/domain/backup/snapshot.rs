@@ -53,17 +53,7 @@ fn open_as(run: &Run<'_>, plan: &mut Plan, kind: SnapshotKind) -> Result<View, D
         SnapshotKind::DisksOnly => None,
         SnapshotKind::WithMemory => Some(Memory::plan(run, &scratch)?),
     };
-    let record = RunRecord {
-        uuid: run.domain.uuid().to_owned(),
-        name: run.domain.name().to_owned(),
-        pid: std::process::id(),
-        checkpoint: Some(run.name.to_string()),
-        scratch: memory.iter().map(|memory| memory.path.clone()).collect(),
-        overlays: overlays.clone(),
-        frozen: None,
-        published: false,
-        remote: None,
-    };
+    let record = record(run, &overlays, memory.as_ref());
     // Once there are overlays, the definition names them too.
     let definition = run.domain.inactive_xml()?;
     let xml = snapshot_xml(&overlays, memory.as_ref(), &plan.others());
@@ -111,6 +101,20 @@ fn open_as(run: &Run<'_>, plan: &mut Plan, kind: SnapshotKind) -> Result<View, D
         },
         hold,
     )
+}
+
+fn record(run: &Run<'_>, overlays: &[Overlay], memory: Option<&Memory>) -> RunRecord {
+    RunRecord {
+        uuid: run.domain.uuid().to_owned(),
+        name: run.domain.name().to_owned(),
+        pid: std::process::id(),
+        checkpoint: Some(run.name.to_string()),
+        scratch: memory.iter().map(|memory| memory.path.clone()).collect(),
+        overlays: overlays.to_vec(),
+        frozen: None,
+        published: false,
+        remote: None,
+    }
 }
 
 /// What was taken at the moment, beside the disks.
