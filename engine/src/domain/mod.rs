@@ -8,6 +8,7 @@ pub mod error;
 pub mod freeze;
 pub mod hook;
 pub mod lock;
+pub mod memory;
 pub mod overlay;
 pub mod recover;
 pub mod rewrite;

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use cairn_engine::domain::define::{DefineOptions, FileRights, Place, define};
+use cairn_engine::domain::define::{DefineOptions, Defined, FileRights, Place, define};
 use cairn_engine::domain::rewrite::DiskFormat;
-use cairn_engine::progress::Progress;
+use cairn_engine::progress::{Cancel, Progress};
 use cairn_engine::repository::{Access, Repository, Snapshot};
 use cairn_engine::restore::RestoreOptions;
 use cairn_engine::source::libvirt::Connection;
@@ -29,16 +29,20 @@ pub struct DomainArgs {
     #[arg(long, group = "where", conflicts_with_all = ["format", "force"])]
     pub in_place: bool,
 
+    /// Define the domain as it was, and let its guest go on from its saved memory
+    #[arg(long, group = "where", conflicts_with = "disk")]
+    pub memory: bool,
+
     /// libvirt daemon [default: what LIBVIRT_DEFAULT_URI or libvirt's settings name]
     #[arg(long, value_name = "URI", conflicts_with = "to")]
     pub connect: Option<String>,
 
     /// Folder for the disks [default: that of libvirt's pool `default`]
-    #[arg(long, value_name = "DIR", requires = "define")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["to", "in_place"])]
     pub dir: Option<PathBuf>,
 
     /// Storage pool whose folder gets the disks
-    #[arg(long, requires = "define", conflicts_with = "dir")]
+    #[arg(long, conflicts_with_all = ["to", "in_place", "dir"])]
     pub pool: Option<String>,
 
     /// Leave the network interfaces without a link
@@ -62,15 +66,15 @@ pub struct DomainArgs {
     pub start: bool,
 
     /// User that the files get, by name or number
-    #[arg(long, value_name = "USER", requires = "define")]
+    #[arg(long, value_name = "USER", conflicts_with_all = ["to", "in_place"])]
     pub owner: Option<String>,
 
     /// Group that the files get, by name or number
-    #[arg(long, requires = "define")]
+    #[arg(long, conflicts_with_all = ["to", "in_place"])]
     pub group: Option<String>,
 
     /// Mode that the files get, in octal
-    #[arg(long, requires = "define", value_parser = users::mode)]
+    #[arg(long, conflicts_with_all = ["to", "in_place"], value_parser = users::mode)]
     pub mode: Option<u32>,
 }
 
@@ -105,15 +109,27 @@ pub fn run(
     snapshot: &Snapshot,
     context: &Context,
 ) -> Result<Outcome> {
-    let domain = &args.domain;
-    let rights = domain.rights()?;
-    let connection = domain.connection()?;
+    let connection = args.domain.connection()?;
     let access = Access::Read(vec![snapshot.id]);
     let contents = session::contents(context, repository, access, "restore")?;
     let cancel = context.cancel()?;
     let progress = Arc::new(Progress::default());
     let meter = context.meter("restore", &progress);
-    let options = DefineOptions {
+    let options = options(args, context, &progress, &cancel)?;
+    let defined = define(&contents, snapshot, &connection, &options);
+    drop(meter);
+    report(snapshot, defined?, context)
+}
+
+/// Returns how a domain is to be defined.
+pub(super) fn options<'o>(
+    args: &RestoreArgs,
+    context: &Context,
+    progress: &'o Progress,
+    cancel: &'o Cancel,
+) -> Result<DefineOptions<'o>> {
+    let domain = &args.domain;
+    Ok(DefineOptions {
         name: domain.define.clone().unwrap_or_default(),
         place: domain.place(),
         format: match args.format {
@@ -124,18 +140,19 @@ pub fn run(
         no_nic: domain.no_nic,
         no_ip: domain.no_ip,
         keep_foreign_disks: domain.keep_foreign_disks,
-        rights,
+        rights: domain.rights()?,
         force: args.force,
         start: domain.start,
         restore: RestoreOptions {
             threads: context.threads().get(),
-            progress: &progress,
-            cancel: &cancel,
+            progress,
+            cancel,
         },
-    };
-    let defined = define(&contents, snapshot, &connection, &options);
-    drop(meter);
-    let defined = defined?;
+    })
+}
+
+/// Says what was restored.
+pub(super) fn report(snapshot: &Snapshot, defined: Defined, context: &Context) -> Result<Outcome> {
     let disks = defined.disks.into_iter().map(|disk| RestoredDisk {
         target: disk.target,
         path: disk.path,
