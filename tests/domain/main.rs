@@ -10,3 +10,4 @@ mod world;
 mod lab;
 
 mod harness;
+mod snapshot_mode;
