@@ -16,3 +16,4 @@ mod live_interrupt;
 mod offline;
 mod restore_define;
 mod snapshot;
+mod snapshot_mode;

@@ -10,6 +10,7 @@ pub mod hook;
 pub mod in_place;
 pub mod instant;
 pub mod lock;
+pub mod memory;
 pub mod overlay;
 pub mod recover;
 pub mod rewrite;

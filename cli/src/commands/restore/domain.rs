@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use cairn_engine::domain::define::{DefineOptions, Defined, FileRights, Place, define};
 use cairn_engine::domain::rewrite::DiskFormat;
-use cairn_engine::progress::Progress;
+use cairn_engine::progress::{Cancel, Progress};
 use cairn_engine::repository::{Access, Contents, Repository, Snapshot};
 use cairn_engine::restore::RestoreOptions;
 use cairn_engine::source::libvirt::Connection;
@@ -31,16 +31,20 @@ pub struct DomainArgs {
     #[arg(long, group = "where", conflicts_with_all = ["format", "force"])]
     pub in_place: bool,
 
+    /// Define the domain as it was, and let its guest go on from its saved memory
+    #[arg(long, group = "where", conflicts_with = "disk")]
+    pub memory: bool,
+
     /// libvirt daemon [default: what LIBVIRT_DEFAULT_URI or libvirt's settings name]
     #[arg(long, value_name = "URI", conflicts_with = "to")]
     pub connect: Option<String>,
 
     /// Folder for the disks [default: that of libvirt's pool `default`]
-    #[arg(long, value_name = "DIR", requires = "define")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["to", "in_place"])]
     pub dir: Option<PathBuf>,
 
     /// Storage pool whose folder gets the disks
-    #[arg(long, requires = "define", conflicts_with = "dir")]
+    #[arg(long, conflicts_with_all = ["to", "in_place", "dir"])]
     pub pool: Option<String>,
 
     /// Leave the network interfaces without a link
@@ -82,15 +86,15 @@ pub struct DomainArgs {
     pub start: bool,
 
     /// User that the files get, by name or number
-    #[arg(long, value_name = "USER", requires = "define")]
+    #[arg(long, value_name = "USER", conflicts_with_all = ["to", "in_place"])]
     pub owner: Option<String>,
 
     /// Group that the files get, by name or number
-    #[arg(long, requires = "define")]
+    #[arg(long, conflicts_with_all = ["to", "in_place"])]
     pub group: Option<String>,
 
     /// Mode that the files get, in octal
-    #[arg(long, requires = "define", value_parser = users::mode)]
+    #[arg(long, conflicts_with_all = ["to", "in_place"], value_parser = users::mode)]
     pub mode: Option<u32>,
 }
 
@@ -136,7 +140,6 @@ pub fn run(
     context: &Context,
 ) -> Result<Outcome> {
     let domain = &args.domain;
-    let rights = domain.rights()?;
     if domain.instant && args.format == Some(ImageFormat::Raw) {
         let text = "an instant restore makes qcow2 files: a raw one cannot tell what it lacks";
         return Err(CliError::Usage(text.to_owned()).into());
@@ -150,26 +153,8 @@ pub fn run(
     let progress = Arc::new(Progress::default());
     let meter = context.meter("restore", &progress);
     let options = DefineOptions {
-        name: domain.define.clone().unwrap_or_default(),
-        place: domain.place(),
-        format: match args.format {
-            Some(ImageFormat::Raw) => DiskFormat::Raw,
-            Some(ImageFormat::Qcow2) | None => DiskFormat::Qcow2,
-        },
-        new_ids: domain.new_ids,
-        no_nic: domain.no_nic,
-        no_ip: domain.no_ip,
-        keep_foreign_disks: domain.keep_foreign_disks,
-        rights,
-        force: args.force,
-        start: domain.start,
         domain_xml: domain_xml.as_deref(),
-        maker: None,
-        restore: RestoreOptions {
-            threads: context.threads().get(),
-            progress: &progress,
-            cancel: &cancel,
-        },
+        ..options(args, context, &progress, &cancel)?
     };
     let defined = match domain.instant {
         true => {
@@ -186,9 +171,39 @@ pub fn run(
         false => define(&contents, snapshot, &connection, &options).map_err(Into::into),
     };
     drop(meter);
-    let defined = defined?;
-    print(context, snapshot, defined)?;
-    Ok(Outcome::Done)
+    report(snapshot, defined?, context)
+}
+
+/// Returns how a domain is to be defined.
+pub(super) fn options<'o>(
+    args: &RestoreArgs,
+    context: &Context,
+    progress: &'o Progress,
+    cancel: &'o Cancel,
+) -> Result<DefineOptions<'o>> {
+    let domain = &args.domain;
+    Ok(DefineOptions {
+        name: domain.define.clone().unwrap_or_default(),
+        place: domain.place(),
+        format: match args.format {
+            Some(ImageFormat::Raw) => DiskFormat::Raw,
+            Some(ImageFormat::Qcow2) | None => DiskFormat::Qcow2,
+        },
+        new_ids: domain.new_ids,
+        no_nic: domain.no_nic,
+        no_ip: domain.no_ip,
+        keep_foreign_disks: domain.keep_foreign_disks,
+        rights: domain.rights()?,
+        force: args.force,
+        start: domain.start,
+        domain_xml: None,
+        maker: None,
+        restore: RestoreOptions {
+            threads: context.threads().get(),
+            progress,
+            cancel,
+        },
+    })
 }
 
 /// Defines the domain over an export of the snapshot.
@@ -207,7 +222,8 @@ fn at_once(
     })
 }
 
-fn print(context: &Context, snapshot: &Snapshot, defined: Defined) -> Result<()> {
+/// Says what was restored.
+pub(super) fn report(snapshot: &Snapshot, defined: Defined, context: &Context) -> Result<Outcome> {
     let disks = defined.disks.into_iter().map(|disk| RestoredDisk {
         target: disk.target,
         path: disk.path,
@@ -222,5 +238,6 @@ fn print(context: &Context, snapshot: &Snapshot, defined: Defined) -> Result<()>
         files: defined.files,
         dropped: defined.dropped,
         started: defined.is_started,
-    })
+    })?;
+    Ok(Outcome::Done)
 }
