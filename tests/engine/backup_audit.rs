@@ -23,7 +23,7 @@ impl World {
         Self {
             repository,
             old,
-            first: first.unwrap(),
+            first: first.expect("there was a first backup"),
         }
     }
 

@@ -26,14 +26,14 @@ struct Meeting {
 impl Meeting {
     /// Returns whether so many different disks are here, or have been.
     fn wait_for(&self, name: &'static str, count: usize) -> bool {
-        let mut present = self.present.lock().unwrap();
+        let mut present = self.present.lock().expect("no thread panicked");
         if !present.contains(&name) {
             present.push(name);
         }
         self.came.notify_all();
         let missing = |present: &mut Vec<&str>| present.len() < count;
         let waited = self.came.wait_timeout_while(present, PATIENCE, missing);
-        !waited.unwrap().1.timed_out()
+        !waited.expect("no thread panicked").1.timed_out()
     }
 }
 

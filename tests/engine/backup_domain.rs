@@ -76,7 +76,8 @@ fn restored(
     repository: &Arc<Repository>,
     snapshot: &Snapshot,
 ) -> Vec<(String, Result<Vec<u8>, RestoreError>)> {
-    let contents = Contents::open(repository, Access::Read(vec![snapshot.id]), "restore").unwrap();
+    let contents =
+        Contents::open(repository, Access::Read(vec![snapshot.id]), "restore").expect("it opens");
     let files = snapshot.manifest.files.iter().map(|file| {
         let mut bytes = Vec::new();
         let done = restore_file(&contents, file, &mut bytes);
@@ -158,8 +159,8 @@ fn packs_of(repository: &TestRepository) -> Vec<std::path::PathBuf> {
     let mut packs = Vec::new();
     let mut folders = vec![repository.path().join("packs")];
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in std::fs::read_dir(folder).expect("the folder can be listed") {
+            let path = entry.expect("the folder can be listed").path();
             match path.is_dir() {
                 true => folders.push(path),
                 false => packs.push(path),

@@ -1,3 +1,8 @@
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test that is wrong may panic"
+)]
 use std::sync::mpsc;
 use std::thread;
 
