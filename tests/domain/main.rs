@@ -11,4 +11,5 @@ mod lab;
 
 mod harness;
 mod restore_define;
+mod restore_in_place;
 mod snapshot;
