@@ -43,6 +43,11 @@ impl Context {
         Ok(PathBuf::from(place))
     }
 
+    /// Returns the file with the passphrase, if one is named.
+    pub fn password_file(&self) -> Option<&Path> {
+        self.global.password_file.as_deref()
+    }
+
     /// Returns whether the user gave a passphrase without being asked.
     pub fn is_passphrase_given(&self) -> bool {
         self.global.password_file.is_some() || password::is_in_environment()

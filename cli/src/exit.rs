@@ -1,5 +1,8 @@
 //! Exit codes, and what an error means to whoever called.
 
+#[cfg(feature = "libvirt")]
+mod domain;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -103,7 +106,7 @@ pub fn report(error: &Error) -> ExitCode {
 }
 
 /// Joins an error and its causes; a cause that only repeats what was said is left out.
-fn one_line(error: &Error) -> String {
+pub fn one_line(error: &Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
         let text = cause.to_string();
@@ -133,6 +136,10 @@ fn innermost(mut cause: Cause<'_>) -> Cause<'_> {
 }
 
 fn passed_on(cause: Cause<'_>) -> Option<Cause<'_>> {
+    #[cfg(feature = "libvirt")]
+    if let Some(inner) = domain::passed_on(cause) {
+        return Some(inner);
+    }
     if let Some(shared) = cause.downcast_ref::<Arc<PackError>>() {
         return Some(&**shared);
     }
@@ -195,6 +202,10 @@ fn outcome_of(error: &Error) -> Outcome {
 fn outcome_of_cause(cause: Cause<'_>) -> Option<Outcome> {
     if is_cancelled(cause) {
         return Some(Outcome::Interrupted);
+    }
+    #[cfg(feature = "libvirt")]
+    if let Some(outcome) = domain::outcome(cause) {
+        return Some(outcome);
     }
     if cause.is::<CliError>() || cause.is::<ParseRefError>() {
         return Some(Outcome::Usage);
@@ -302,6 +313,10 @@ fn hint_for_cause(cause: Cause<'_>) -> Option<String> {
         let ids = ids.join(", ");
         return Some(format!("give more digits of the one that is meant: {ids}"));
     }
+    #[cfg(feature = "libvirt")]
+    if let Some(hint) = domain::hint(cause) {
+        return Some(hint);
+    }
     let hint = (cause.downcast_ref().and_then(usage_hint))
         .or_else(|| cause.downcast_ref().and_then(repository_hint))
         .or_else(|| cause.downcast_ref().and_then(storage_hint))
@@ -364,7 +379,7 @@ fn source_hint(error: &SourceError) -> Option<&'static str> {
         } => Some("add `,data-file=allow` to let the image name it"),
         SourceError::NotAllowed { .. } => Some("add `,backing=allow` to let the image name it"),
         SourceError::InUse { .. } => {
-            Some("shut the VM down first: backing up running VMs is not supported yet")
+            Some("without --disk, `cairn backup VM` backs up a running domain of libvirt")
         }
         SourceError::Bitmap { .. } => {
             Some("leave `,bitmap=` out to read everything; only what is new is stored all the same")

@@ -44,3 +44,13 @@ pub fn stop_on_signals(stop: &Stop) -> io::Result<()> {
         .spawn(move || signals.forever().for_each(|_| stop.stop()))?;
     Ok(())
 }
+
+/// Lets SIGINT, SIGTERM and SIGHUP do nothing from now on: the process ends by what it waits for.
+#[cfg(feature = "libvirt")]
+pub fn ignore() -> io::Result<()> {
+    let nobody = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        flag::register(signal, Arc::clone(&nobody))?;
+    }
+    Ok(())
+}

@@ -5,7 +5,11 @@ mod commands;
 mod context;
 mod exit;
 mod files;
+#[cfg(feature = "libvirt")]
+mod instant;
 mod interrupt;
+#[cfg(feature = "libvirt")]
+mod libvirt;
 mod mount;
 mod output;
 mod password;

@@ -65,6 +65,7 @@ impl RestoreError {
 }
 
 /// How a restore runs.
+#[derive(Clone)]
 pub struct RestoreOptions<'o> {
     /// Threads that read, decode and write; at least 1.
     pub threads: usize,

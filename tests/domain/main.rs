@@ -10,6 +10,11 @@ mod world;
 mod lab;
 
 mod harness;
+mod instant;
+mod live_backup;
+mod live_interrupt;
+mod offline;
 mod restore_define;
 mod restore_in_place;
 mod snapshot;
+mod snapshot_mode;

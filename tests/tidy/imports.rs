@@ -152,13 +152,19 @@ fn circles(files: &[TextFile]) -> Vec<String> {
         .collect()
 }
 
+/// Returns whether a line names a crate: `libvirt::` is not `virt::`.
+fn names(line: &str, name: &str) -> bool {
+    let mut places = line.match_indices(name).map(|(place, _)| &line[..place]);
+    places.any(|before| !before.ends_with(|c: char| c.is_alphanumeric() || c == '_'))
+}
+
 fn strangers(file: &TextFile) -> Vec<String> {
     if !file.is_product() {
         return Vec::new();
     }
     let mut faults = Vec::new();
     for (name, home) in HOMES {
-        let named = file.code_lines().any(|(_, line)| line.contains(name));
+        let named = file.code_lines().any(|(_, line)| names(line, name));
         if named && !file.path.starts_with(home) {
             faults.push(format!("{}: `{name}` belongs under {home} only", file.path));
         }
@@ -178,6 +184,10 @@ fn crates_stay_in_their_homes() {
     assert_clean(&rust_files().iter().flat_map(strangers).collect::<Vec<_>>());
     let sample = TextFile::sample("engine/src/pack/a.rs", "use rocksdb::DB;\n");
     assert_eq!(strangers(&sample).len(), 1);
+    let sample = TextFile::sample("engine/src/pack/a.rs", "use a::libvirt::B;\nuse virt::C;\n");
+    assert_eq!(strangers(&sample).len(), 1);
+    let sample = TextFile::sample("engine/src/pack/a.rs", "use a::libvirt::B;\n");
+    assert_eq!(strangers(&sample).len(), 0);
 }
 
 #[test]

@@ -2,16 +2,24 @@
 
 mod analyze;
 mod backup;
+#[cfg(feature = "libvirt")]
+mod cancel;
 mod completions;
 mod diff;
 mod export;
 mod find;
 mod forget;
 mod get;
+#[cfg(feature = "libvirt")]
+mod guard;
 mod init;
+#[cfg(feature = "libvirt")]
+mod instant;
 mod key;
 mod ls;
 mod mount;
+#[cfg(feature = "libvirt")]
+mod recover;
 mod restore;
 mod show;
 mod snapshots;
@@ -40,9 +48,15 @@ fn with_snapshots(examples: &str) -> String {
 pub enum Command {
     Init(init::InitArgs),
     Backup(backup::BackupArgs),
+    #[cfg(feature = "libvirt")]
+    Cancel(cancel::CancelArgs),
+    #[cfg(feature = "libvirt")]
+    Recover(recover::RecoverArgs),
     Snapshots(snapshots::SnapshotsArgs),
     Show(show::ShowArgs),
     Restore(restore::RestoreArgs),
+    #[cfg(feature = "libvirt")]
+    Instant(instant::InstantArgs),
     Verify(verify::VerifyArgs),
     Export(export::ExportArgs),
     Mount(mount::MountArgs),
@@ -56,6 +70,8 @@ pub enum Command {
     Key(key::KeyArgs),
     Analyze(analyze::AnalyzeArgs),
     Completions(completions::CompletionsArgs),
+    #[cfg(feature = "libvirt")]
+    Guard(guard::GuardArgs),
 }
 
 /// Runs a command.
@@ -63,9 +79,15 @@ pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Init(args) => init::run(args, context),
         Command::Backup(args) => backup::run(args, context),
+        #[cfg(feature = "libvirt")]
+        Command::Cancel(args) => cancel::run(args, context),
+        #[cfg(feature = "libvirt")]
+        Command::Recover(args) => recover::run(args, context),
         Command::Snapshots(args) => snapshots::run(args, context),
         Command::Show(args) => show::run(args, context),
         Command::Restore(args) => restore::run(args, context),
+        #[cfg(feature = "libvirt")]
+        Command::Instant(args) => instant::run(args, context),
         Command::Verify(args) => verify::run(args, context),
         Command::Export(args) => export::run(args, context),
         Command::Mount(args) => mount::run(args, context),
@@ -79,5 +101,7 @@ pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Key(args) => key::run(args, context),
         Command::Analyze(args) => analyze::run(args, context),
         Command::Completions(args) => completions::run(args, context),
+        #[cfg(feature = "libvirt")]
+        Command::Guard(args) => guard::run(args),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use cairn_engine::backup::BackupDone;
+use cairn_engine::format::domain::{Consistency, LeftOut, Method};
 use cairn_engine::format::manifest::{DiskMode, DiskRecord};
 use cairn_engine::id::{NodeId, SnapshotId};
 use serde::Serialize;
@@ -20,8 +22,49 @@ pub struct BackupReport {
     pub parent: Option<SnapshotId>,
     /// Its disks.
     pub disks: Vec<DiskReport>,
-    /// Disks that were read whole against expectation, and why.
+    /// What was not as it should be: disks that were read whole against expectation, and why.
     pub warnings: Vec<String>,
+    /// The libvirt domain, where it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<DomainReport>,
+}
+
+/// What is said of a domain that was backed up.
+#[derive(Debug, Serialize)]
+pub struct DomainReport {
+    /// Its UUID.
+    pub uuid: String,
+    /// The checkpoint that the next backup counts from.
+    pub checkpoint: Option<String>,
+    /// How the disks were held at one moment: `pull`, `snapshot` or `offline`.
+    pub method: Method,
+    /// What they show: `crash`, `agent`, `suspend`, `offline` or `memory`.
+    pub consistency: Consistency,
+    /// How long the guest was held still.
+    pub frozen_ms: Option<u64>,
+    /// Disks that are left out as a matter of course, or by the user's wish.
+    pub left_out: Vec<LeftOut>,
+    /// Disks that should be in the snapshot, and cannot be read.
+    pub unreadable: Vec<LeftOut>,
+    /// What else belongs to the domain and is not in the snapshot.
+    pub not_saved: Vec<String>,
+}
+
+impl BackupReport {
+    /// Returns what a backup did.
+    pub fn of(done: &BackupDone) -> Self {
+        let warnings = done.warnings.iter();
+        Self {
+            snapshot: done.snapshot,
+            vm: done.manifest.vm.clone(),
+            parent: done.manifest.parent,
+            disks: done.manifest.disks.iter().map(DiskReport::of).collect(),
+            warnings: warnings
+                .map(|w| format!("disk {}: {}", w.target, w.doubt))
+                .collect(),
+            domain: None,
+        }
+    }
 }
 
 /// One disk of it. All lengths are bytes.
@@ -47,6 +90,9 @@ pub struct DiskReport {
     pub stored_bytes: u64,
     /// Root of the disk's recipe.
     pub recipe: NodeId,
+    /// Why it was not read by its changes alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
 }
 
 impl DiskReport {
@@ -63,6 +109,7 @@ impl DiskReport {
             new_bytes: disk.new_bytes,
             stored_bytes: disk.stored_bytes,
             recipe: disk.recipe,
+            doubt: disk.doubt.clone(),
         }
     }
 }
@@ -103,6 +150,35 @@ impl Report for BackupReport {
                 size::human(disk.stored_bytes),
             ]);
         }
-        table.write(out)
+        table.write(out)?;
+        match &self.domain {
+            Some(domain) => domain.write_text(out),
+            None => Ok(()),
+        }
+    }
+}
+
+impl DomainReport {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let consistency = match self.consistency {
+            Consistency::Crash => "as after a power cut",
+            Consistency::Agent => "file systems frozen by the guest agent",
+            Consistency::Suspend => "guest suspended",
+            Consistency::Offline => "domain off",
+            Consistency::Memory => "with the guest's memory",
+        };
+        write!(out, "consistency: {consistency}")?;
+        match self.frozen_ms {
+            Some(held) => writeln!(out, ", held still for {held} ms")?,
+            None => writeln!(out)?,
+        }
+        for out_of in &self.left_out {
+            let (target, reason) = (printable(out_of.target.clone()), &out_of.reason);
+            writeln!(out, "left out: {target}: {reason}")?;
+        }
+        for not_saved in &self.not_saved {
+            writeln!(out, "not saved: {}", printable(not_saved.clone()))?;
+        }
+        Ok(())
     }
 }

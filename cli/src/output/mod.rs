@@ -9,10 +9,14 @@ pub mod time;
 pub mod analyze;
 pub mod backup;
 pub mod diff;
+#[cfg(feature = "libvirt")]
+pub mod domain;
 pub mod export;
 pub mod forget;
 pub mod get;
 pub mod init;
+#[cfg(feature = "libvirt")]
+pub mod instant;
 pub mod key;
 pub mod layout;
 pub mod listing;

@@ -6,6 +6,7 @@ mod place;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub use files::FileRights;
@@ -110,6 +111,7 @@ pub enum DefineError {
 type Result<T> = std::result::Result<T, DefineError>;
 
 /// What is to be defined.
+#[derive(Clone)]
 pub struct DefineOptions<'o> {
     /// The domain's name.
     pub name: String,
@@ -131,8 +133,24 @@ pub struct DefineOptions<'o> {
     pub force: bool,
     /// Whether it is started.
     pub start: bool,
+    /// The domain's XML, in place of the snapshot's own.
+    pub domain_xml: Option<&'o str>,
+    /// What makes the disks, where they are not written whole.
+    pub maker: Option<&'o dyn DiskMaker>,
     /// How the disks are written.
     pub restore: RestoreOptions<'o>,
+}
+
+/// Makes disks that are read from elsewhere until they are whole.
+pub trait DiskMaker {
+    /// Makes the file of a disk. Nothing is at its path.
+    fn make(&self, uuid: &str, disk: &DiskRecord, path: &Path) -> io::Result<()>;
+
+    /// Returns the `backingStore` of a disk.
+    fn backing(&self, uuid: &str, target: &str) -> Element;
+
+    /// Makes all else ready, at the last moment before the domain is defined.
+    fn before_define(&self, uuid: &str, disks: &[DefinedDisk]) -> io::Result<()>;
 }
 
 /// A domain that was restored.
@@ -177,21 +195,27 @@ pub fn define(
         return Err(DefineError::NotLocal { uri });
     }
     let manifest = &*snapshot.manifest;
-    let text = manifest
-        .metadata
-        .get(DOMAIN_XML)
-        .ok_or(DefineError::NoDomain)?;
+    let own = || manifest.metadata.get(DOMAIN_XML).map(String::as_str);
+    let text = options.domain_xml.or_else(own);
+    let text = text.ok_or(DefineError::NoDomain)?;
     let xml = Element::parse(text, "domain").map_err(RewriteError::from)?;
     check_free(connection, &xml, options)?;
     let folder = options.place.folder(connection)?;
-    let plan = plan(snapshot, &xml, &folder, options)?;
+    let mut plan = plan(snapshot, &xml, &folder, options)?;
     check_paths(&plan, options.force)?;
     fs::create_dir_all(&folder).map_err(file("make the folder", &folder))?;
     let mut made = Made::default();
-    let disks = write_disks(contents, snapshot, &plan, options, &mut made)?;
+    let disks = match options.maker {
+        Some(maker) => make_disks(maker, snapshot, &mut plan, &mut made)?,
+        None => write_disks(contents, snapshot, &plan, options, &mut made)?,
+    };
     files::write(contents, manifest, &plan, options, &mut made)?;
     for path in made.paths() {
         options.rights.apply(path)?;
+    }
+    if let Some(maker) = options.maker {
+        let ready = maker.before_define(&plan.rewritten.uuid, &disks);
+        ready.map_err(file("serve the disks of", &folder))?;
     }
     let domain = connection.define(&plan.rewritten.xml.to_string())?;
     let files = made.keep();
@@ -363,6 +387,40 @@ fn write_disks(
         });
     }
     Ok(written)
+}
+
+/// Makes disks that are not whole, and tells libvirt what is below them.
+fn make_disks(
+    maker: &dyn DiskMaker,
+    snapshot: &Snapshot,
+    plan: &mut Plan,
+    made: &mut Made,
+) -> Result<Vec<DefinedDisk>> {
+    let mut disks = Vec::new();
+    let uuid = &plan.rewritten.uuid;
+    for disk in &snapshot.manifest.disks {
+        let Some(NewDisk { path, .. }) = plan.disks.get(&disk.target) else {
+            continue;
+        };
+        let is_new = fs::symlink_metadata(path).is_err();
+        if !is_new {
+            fs::remove_file(path).map_err(file("remove", path))?;
+        }
+        made.add(path, true);
+        maker.make(uuid, disk, path).map_err(file("make", path))?;
+        super::instant::set_backing(
+            &mut plan.rewritten.xml,
+            &disk.target,
+            &maker.backing(uuid, &disk.target),
+        );
+        disks.push(DefinedDisk {
+            target: disk.target.clone(),
+            path: path.clone(),
+            size: disk.size,
+            written_bytes: 0,
+        });
+    }
+    Ok(disks)
 }
 
 /// Returns a closure that names what was tried on a path.

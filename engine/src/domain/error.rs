@@ -106,9 +106,27 @@ pub enum DomainError {
         /// What happened.
         reason: String,
     },
+    /// An overlay could not be committed back into its image.
+    #[error(
+        "overlay {path} of disk {target} holds the guest's data and is not committed back: {reason}"
+    )]
+    Overlay {
+        /// The disk.
+        target: String,
+        /// The overlay.
+        path: PathBuf,
+        /// What stands in the way.
+        reason: String,
+    },
     /// The domain is off, or goes off.
     #[error("domain {domain} is not running")]
     Off {
+        /// The domain.
+        domain: String,
+    },
+    /// The domain was off, and was started while its images were read.
+    #[error("domain {domain} was started while its images were read")]
+    Started {
         /// The domain.
         domain: String,
     },
@@ -143,6 +161,22 @@ pub enum DomainError {
     Transport {
         /// Why not.
         reason: String,
+    },
+    /// The host cannot be worked on by ssh.
+    #[error("cannot work on host {host} by ssh: {reason}")]
+    Remote {
+        /// The host.
+        host: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The host is reached by TLS, and how its disks are to be read is not said.
+    #[error(
+        "the disks of host {host} are read by TLS, and neither a port nor certificates are named"
+    )]
+    NoTls {
+        /// The host.
+        host: String,
     },
     /// Someone asked to stop.
     #[error("interrupted")]

@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::DomainError;
+use super::overlay::Overlay;
 use crate::limits::SMALL_DOCUMENT_LEN_MAX;
 use crate::source::libvirt::xml::SecurityLabel;
 
@@ -32,13 +33,27 @@ pub struct RunRecord {
     pub checkpoint: Option<String>,
     /// The scratch files that QEMU makes for it.
     pub scratch: Vec<PathBuf>,
-    /// Overlays that must be committed back, by the disks that they are of.
+    /// Overlays that must be committed back.
     #[serde(default)]
-    pub overlays: Vec<(String, PathBuf)>,
+    pub overlays: Vec<Overlay>,
     /// Whether the guest may be frozen by it: `agent` or `suspend`.
     pub frozen: Option<String>,
     /// Whether its snapshot is published, so that the checkpoint stays.
     pub published: bool,
+    /// What it has on another host.
+    #[serde(default)]
+    pub remote: Option<RemoteRecord>,
+}
+
+/// What a run has made on another host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteRecord {
+    /// The libvirt URI by which the host is reached.
+    pub uri: String,
+    /// The folder of QEMU's socket there, where there is one.
+    pub folder: Option<PathBuf>,
+    /// What the job's XML holds, and no other job's.
+    pub mark: String,
 }
 
 /// The folder of this process's run; removed when dropped.
@@ -47,6 +62,7 @@ pub struct RunFolder {
     path: PathBuf,
     file: File,
     record: RunRecord,
+    is_kept: bool,
 }
 
 impl RunFolder {
@@ -107,6 +123,7 @@ impl RunFolder {
             path: path.to_owned(),
             file: opened,
             record,
+            is_kept: false,
         };
         folder.write()?;
         Ok(folder)
@@ -127,7 +144,17 @@ impl RunFolder {
         written.map_err(DomainError::file("write", &self.path.join(RECORD)))
     }
 
-    /// Returns the path of QEMU's socket.
+    /// Leaves the folder to the next run, which clears what this one could not.
+    pub fn keep(&mut self) {
+        self.is_kept = true;
+    }
+
+    /// Returns what the job's XML holds, and no other job's.
+    pub fn mark(&self) -> String {
+        mark(&self.path, &self.record)
+    }
+
+    /// Returns the path of QEMU's socket, or of the one that stands for it on this host.
     pub fn socket(&self) -> PathBuf {
         self.path.join(SOCKET)
     }
@@ -145,8 +172,10 @@ impl RunFolder {
 
 impl Drop for RunFolder {
     fn drop(&mut self) {
-        // What stays is cleared by the next run.
-        drop(fs::remove_dir_all(&self.path));
+        if !self.is_kept {
+            // What stays is cleared by the next run.
+            drop(fs::remove_dir_all(&self.path));
+        }
     }
 }
 
@@ -166,10 +195,16 @@ impl DeadRun {
         fs::remove_dir_all(&self.path).map_err(DomainError::file("remove", &self.path))
     }
 
-    /// Returns the path of the socket that it had.
-    pub fn socket(&self) -> PathBuf {
-        self.path.join(SOCKET)
+    /// Returns what its job's XML holds, and no other job's.
+    pub fn mark(&self) -> String {
+        mark(&self.path, &self.record)
     }
+}
+
+/// A job on this host is told by its socket.
+fn mark(path: &Path, record: &RunRecord) -> String {
+    let remote = record.remote.as_ref().map(|remote| remote.mark.clone());
+    remote.unwrap_or_else(|| path.join(SOCKET).to_string_lossy().into_owned())
 }
 
 /// Returns the runs of a domain below a folder whose owners are dead.
@@ -233,6 +268,7 @@ mod tests {
             overlays: Vec::new(),
             frozen: None,
             published: false,
+            remote: None,
         };
         let mut run = RunFolder::make(parent.path(), "0a", None, record).expect("it is made");
         run.update(|record| record.published = true)

@@ -296,7 +296,7 @@ fn export(path: &str) -> Result<String, UriError> {
 }
 
 /// Undoes percent-encoding.
-fn decode(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {

@@ -9,6 +9,7 @@
 
 mod atomic;
 mod contract;
+mod document;
 mod error;
 mod folder;
 mod fs;
@@ -19,6 +20,7 @@ mod session;
 pub mod sim;
 
 pub use contract::{Existing, Listed, SeenSession, Session, SharedStorage, Storage, Upload};
+pub use document::{replace_file, sync_file};
 pub use error::StorageError;
 pub use folder::Folder;
 pub use fs::{Entry, EntryKind, FileSystem, LockMode, OpenFile, RenameMode};

@@ -1,20 +1,22 @@
 //! `cairn restore --define`: a snapshot as a libvirt domain.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use cairn_engine::domain::define::{DefineOptions, FileRights, Place, define};
+use cairn_engine::domain::define::{DefineOptions, Defined, FileRights, Place, define};
 use cairn_engine::domain::rewrite::DiskFormat;
-use cairn_engine::progress::Progress;
-use cairn_engine::repository::{Access, Repository, Snapshot};
+use cairn_engine::progress::{Cancel, Progress};
+use cairn_engine::repository::{Access, Contents, Repository, Snapshot};
 use cairn_engine::restore::RestoreOptions;
 use cairn_engine::source::libvirt::Connection;
 
 use super::{ImageFormat, RestoreArgs, users};
 use crate::context::Context;
-use crate::exit::Outcome;
+use crate::exit::{CliError, Outcome};
+use crate::instant::{Begin, Places, begin};
 use crate::output::restore::{DomainReport, RestoredDisk};
+use crate::output::size;
 use crate::session;
 
 /// What concerns domains.
@@ -29,16 +31,20 @@ pub struct DomainArgs {
     #[arg(long, group = "where", conflicts_with_all = ["format", "force"])]
     pub in_place: bool,
 
+    /// Define the domain as it was, and let its guest go on from its saved memory
+    #[arg(long, group = "where", conflicts_with = "disk")]
+    pub memory: bool,
+
     /// libvirt daemon [default: what LIBVIRT_DEFAULT_URI or libvirt's settings name]
     #[arg(long, value_name = "URI", conflicts_with = "to")]
     pub connect: Option<String>,
 
     /// Folder for the disks [default: that of libvirt's pool `default`]
-    #[arg(long, value_name = "DIR", requires = "define")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["to", "in_place"])]
     pub dir: Option<PathBuf>,
 
     /// Storage pool whose folder gets the disks
-    #[arg(long, requires = "define", conflicts_with = "dir")]
+    #[arg(long, conflicts_with_all = ["to", "in_place", "dir"])]
     pub pool: Option<String>,
 
     /// Leave the network interfaces without a link
@@ -57,20 +63,38 @@ pub struct DomainArgs {
     #[arg(long, requires = "define")]
     pub keep_foreign_disks: bool,
 
+    /// Let the domain run at once, and copy its disks in the background; qcow2 only
+    ///
+    /// Until all is copied, the domain reads what is missing from the repository. See
+    /// `cairn instant --help`.
+    #[arg(long, requires = "define")]
+    pub instant: bool,
+
+    /// Copy at most SIZE a second of each disk [default: no limit]
+    #[arg(long, value_name = "SIZE", requires = "instant")]
+    pub pull_limit: Option<String>,
+
+    /// XML of the domain, in place of the snapshot's own
+    #[arg(long, value_name = "FILE", requires = "define")]
+    pub domain_xml: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub places: Places,
+
     /// Start the domain
     #[arg(long, requires = "define")]
     pub start: bool,
 
     /// User that the files get, by name or number
-    #[arg(long, value_name = "USER", requires = "define")]
+    #[arg(long, value_name = "USER", conflicts_with_all = ["to", "in_place"])]
     pub owner: Option<String>,
 
     /// Group that the files get, by name or number
-    #[arg(long, requires = "define")]
+    #[arg(long, conflicts_with_all = ["to", "in_place"])]
     pub group: Option<String>,
 
     /// Mode that the files get, in octal
-    #[arg(long, requires = "define", value_parser = users::mode)]
+    #[arg(long, conflicts_with_all = ["to", "in_place"], value_parser = users::mode)]
     pub mode: Option<u32>,
 }
 
@@ -79,6 +103,11 @@ impl DomainArgs {
     pub fn connection(&self) -> Result<Connection> {
         let connection = Connection::open(self.connect.as_deref());
         connection.context("cannot reach libvirt")
+    }
+
+    fn pull_limit(&self) -> Result<u64> {
+        let limit = self.pull_limit.as_deref().map(size::parse).transpose();
+        Ok(limit.map_err(CliError::Usage)?.unwrap_or(0))
     }
 
     fn place(&self) -> Place {
@@ -98,6 +127,11 @@ impl DomainArgs {
     }
 }
 
+fn read_xml(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path);
+    text.with_context(|| format!("cannot read {}", path.display()))
+}
+
 /// Restores a snapshot to a new definition.
 pub fn run(
     args: &RestoreArgs,
@@ -106,7 +140,12 @@ pub fn run(
     context: &Context,
 ) -> Result<Outcome> {
     let domain = &args.domain;
-    let rights = domain.rights()?;
+    if domain.instant && args.format == Some(ImageFormat::Raw) {
+        let text = "an instant restore makes qcow2 files: a raw one cannot tell what it lacks";
+        return Err(CliError::Usage(text.to_owned()).into());
+    }
+    let pull_limit = domain.pull_limit()?;
+    let domain_xml = domain.domain_xml.as_deref().map(read_xml).transpose()?;
     let connection = domain.connection()?;
     let access = Access::Read(vec![snapshot.id]);
     let contents = session::contents(context, repository, access, "restore")?;
@@ -114,6 +153,36 @@ pub fn run(
     let progress = Arc::new(Progress::default());
     let meter = context.meter("restore", &progress);
     let options = DefineOptions {
+        domain_xml: domain_xml.as_deref(),
+        ..options(args, context, &progress, &cancel)?
+    };
+    let defined = match domain.instant {
+        true => {
+            let how = Begin {
+                name: &options.name,
+                snapshot,
+                repository,
+                connection: &connection,
+                pull_limit,
+                places: &domain.places,
+            };
+            at_once(&how, &contents, &options, context)
+        }
+        false => define(&contents, snapshot, &connection, &options).map_err(Into::into),
+    };
+    drop(meter);
+    report(snapshot, defined?, context)
+}
+
+/// Returns how a domain is to be defined.
+pub(super) fn options<'o>(
+    args: &RestoreArgs,
+    context: &Context,
+    progress: &'o Progress,
+    cancel: &'o Cancel,
+) -> Result<DefineOptions<'o>> {
+    let domain = &args.domain;
+    Ok(DefineOptions {
         name: domain.define.clone().unwrap_or_default(),
         place: domain.place(),
         format: match args.format {
@@ -124,18 +193,37 @@ pub fn run(
         no_nic: domain.no_nic,
         no_ip: domain.no_ip,
         keep_foreign_disks: domain.keep_foreign_disks,
-        rights,
+        rights: domain.rights()?,
         force: args.force,
         start: domain.start,
+        domain_xml: None,
+        maker: None,
         restore: RestoreOptions {
             threads: context.threads().get(),
-            progress: &progress,
-            cancel: &cancel,
+            progress,
+            cancel,
         },
-    };
-    let defined = define(&contents, snapshot, &connection, &options);
-    drop(meter);
-    let defined = defined?;
+    })
+}
+
+/// Defines the domain over an export of the snapshot.
+fn at_once(
+    how: &Begin<'_>,
+    contents: &Contents,
+    options: &DefineOptions<'_>,
+    context: &Context,
+) -> Result<Defined> {
+    begin(how, context, |maker| {
+        let options = DefineOptions {
+            maker: Some(maker),
+            ..options.clone()
+        };
+        define(contents, how.snapshot, how.connection, &options)
+    })
+}
+
+/// Says what was restored.
+pub(super) fn report(snapshot: &Snapshot, defined: Defined, context: &Context) -> Result<Outcome> {
     let disks = defined.disks.into_iter().map(|disk| RestoredDisk {
         target: disk.target,
         path: disk.path,

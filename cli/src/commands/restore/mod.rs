@@ -6,6 +6,8 @@ mod domain;
 #[cfg(feature = "libvirt")]
 mod in_place;
 #[cfg(feature = "libvirt")]
+mod memory;
+#[cfg(feature = "libvirt")]
 mod users;
 
 use std::path::PathBuf;
@@ -24,6 +26,7 @@ Examples:
   cairn restore 3f2a9c --disk vda --to /dev/vg0/web1 --force
   cairn restore web1 --define web1-copy --new-ids --no-ip --start
   cairn restore web1 --in-place
+  cairn restore web1 --memory --dir /vm/restored
 
 PATH is a file, a block device, or a folder, which gets every disk as TARGET.FORMAT. A path that
 ends in `/` is a folder that is made where needed. A file appears when it is complete. A block
@@ -96,6 +99,10 @@ pub fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
     if args.domain.define.is_some() {
         return domain::run(args, &repository, snapshot, context);
     }
+    #[cfg(feature = "libvirt")]
+    if args.domain.memory {
+        return memory::run(args, &repository, snapshot, context);
+    }
     unreachable!("the group of arguments is required")
 }
 
@@ -126,12 +133,16 @@ mod tests {
     fn what_makes_a_domain_excludes_the_rest() {
         assert!(is_fine("--define b --new-ids --no-ip --dir /x --mode 0660"));
         assert!(is_fine("--in-place --disk vda"));
+        assert!(is_fine("--memory --dir /x --force --mode 0660"));
         for wrong in [
             "--to a --define b",
             "--to a --in-place",
             "--define b --in-place",
             "--to a --new-ids",
             "--in-place --start",
+            "--memory --start",
+            "--memory --new-ids",
+            "--memory --define b",
             "--in-place --format raw",
             "--define b --dir /x --pool p",
             "--define b --no-ip --no-nic",

@@ -20,17 +20,27 @@ pub(super) struct Moment {
     pub(super) warnings: Vec<String>,
 }
 
-/// Holds the guest still as the user wants it, lets `begin` begin the job, and lets the guest go on,
-/// whatever comes of it.
+/// Holds the guest still as the user wants it, lets `begin` begin the job, and lets the guest go
+/// on, whatever comes of it.
 pub(super) fn at_one_moment(
+    run: &Run<'_>,
+    folder: &mut RunFolder,
+    begin: impl FnMut() -> Result<(), LibvirtError>,
+) -> Result<Moment, DomainError> {
+    at_one_moment_as(run.options.freeze, run, folder, begin)
+}
+
+/// Does the same, and holds the guest still in a way that need not be the one that the user wants.
+pub(super) fn at_one_moment_as(
+    freeze: Freeze,
     run: &Run<'_>,
     folder: &mut RunFolder,
     mut begin: impl FnMut() -> Result<(), LibvirtError>,
 ) -> Result<Moment, DomainError> {
     let options = run.options;
     let mut warnings = Vec::new();
-    let held = freeze::choose(run.domain, options.freeze, run.state)?;
-    if held.is_none() && options.freeze == Freeze::Auto && run.description.has_agent {
+    let held = freeze::choose(run.domain, freeze, run.state)?;
+    if held.is_none() && freeze == Freeze::Auto && run.description.has_agent {
         warnings
             .push("the guest agent does not answer: the file systems are not frozen".to_owned());
     }
@@ -38,7 +48,7 @@ pub(super) fn at_one_moment(
     let still = match held {
         Some(held) => match hold_still(run, folder, held) {
             Ok(still) => Some(still),
-            Err(error) if options.freeze == Freeze::Auto => {
+            Err(error) if freeze == Freeze::Auto => {
                 warnings.push(format!("{error}: the backup is as after a power cut"));
                 None
             }
@@ -49,7 +59,7 @@ pub(super) fn at_one_moment(
     hook::run(&options.hooks, Phase::BeforeJob, run.told)?;
     begin().map_err(|error| explain(error, folder))?;
     let time = Timestamp::now();
-    let extras = Extras::read(run);
+    let mut extras = Extras::read(run);
     let mut consistency = match held {
         Some(Held::Frozen) if still.is_some() => Consistency::Agent,
         Some(Held::Suspended) if still.is_some() => Consistency::Suspend,
@@ -61,6 +71,7 @@ pub(super) fn at_one_moment(
         warnings.push("the guest was let go before the job began: as after a power cut".to_owned());
     }
     folder.update(|record| record.frozen = None)?;
+    warnings.extend(extras.read_late(run));
     hook::run(&options.hooks, Phase::AfterFreeze, run.told)?;
     let window = let_go.map(|let_go| let_go.window.as_millis());
     Ok(Moment {

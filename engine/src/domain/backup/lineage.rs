@@ -9,8 +9,9 @@ use crate::source::libvirt::{CheckpointDescription, Domain, Reason};
 /// Most snapshots that are looked at: all but this one and its parent have lost their checkpoints.
 const CANDIDATES_MAX: usize = 8;
 
-/// Returns the newest of a domain's snapshots whose checkpoint has an intact bitmap on some disk.
-/// `snapshots` are not forgotten, oldest first.
+/// Returns the newest of a domain's snapshots whose checkpoint has an intact bitmap on some disk;
+/// if none has, the newest with a checkpoint, so that the user is told what is broken. `snapshots`
+/// are not forgotten, oldest first.
 pub(super) fn newest_proven(
     domain: &Domain,
     snapshots: &[Snapshot],
@@ -25,6 +26,7 @@ pub(super) fn newest_proven(
         .filter(is_of_domain)
         .take(CANDIDATES_MAX);
     let there = domain.checkpoints()?;
+    let mut broken = None;
     for snapshot in candidates {
         let Some(record) = &snapshot.manifest.domain else {
             continue;
@@ -41,14 +43,16 @@ pub(super) fn newest_proven(
             // A checkpoint that cannot be described proves nothing.
             Err(_) => continue,
         };
-        if checkpoint.disks.iter().any(|(_, marked)| marked.is_some()) {
-            return Ok(Some(Parent {
-                snapshot: snapshot.clone(),
-                checkpoint,
-            }));
+        let parent = Parent {
+            snapshot: snapshot.clone(),
+            checkpoint,
+        };
+        if parent.is_proven() {
+            return Ok(Some(parent));
         }
+        broken.get_or_insert(parent);
     }
-    Ok(None)
+    Ok(broken)
 }
 
 fn described(domain: &Domain, name: &str) -> Result<Checkpoint, DomainError> {

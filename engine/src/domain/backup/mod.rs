@@ -4,17 +4,23 @@ mod begin;
 mod extras;
 mod identity;
 mod lineage;
+mod memory;
+mod offline;
 mod options;
 mod plan;
 mod pull;
+mod remote;
 mod run;
 mod scratch;
+mod snapshot;
 mod view;
 mod watch;
 
 pub use extras::{NVRAM, TPM};
+pub use memory::{MEMORY, MEMORY_XML};
 pub use options::{
     DomainBackupDone, DomainBackupOptions, Offline, Reading, ScratchOptions, TlsOptions, Way,
 };
 pub(super) use pull::end_job;
+pub(super) use remote::Host;
 pub use run::{DOMAIN_XML, back_up};

@@ -1,8 +1,8 @@
 //! Which of a domain's disks are backed up, and against what. Pure.
 //!
 //! A disk is read by its changes only with proof: a published snapshot of this repository holds the
-//! disk of this domain, its checkpoint is there with an intact bitmap on this disk, and the image is
-//! the one that the bitmap was made on. Every doubt means that all of it is read.
+//! disk of this domain, its checkpoint is there with an intact bitmap on this disk, and the image
+//! is the one that the bitmap was made on. Every doubt means that all of it is read.
 
 use super::options::Reading;
 use crate::domain::DomainError;
@@ -64,6 +64,16 @@ pub(super) struct Selected {
     pub(super) left_out: Vec<LeftOut>,
     /// As in [`Plan`].
     pub(super) unreadable: Vec<LeftOut>,
+}
+
+impl Parent {
+    /// Returns whether its checkpoint has an intact bitmap on some disk.
+    pub(super) fn is_proven(&self) -> bool {
+        self.checkpoint
+            .disks
+            .iter()
+            .any(|(_, marked)| marked.is_some())
+    }
 }
 
 /// Chooses the disks.

@@ -1,18 +1,21 @@
 //! A backup job of a running domain: QEMU serves all disks as they were when it began.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::after;
 
 use super::begin::{Moment, at_one_moment};
 use super::plan::{Plan, PlannedDisk};
-use super::scratch::Scratch;
+use super::remote::{Bridge, server_socket};
+use super::scratch::{Place, Scratch};
 use super::view::{Hold, Run, View};
 use super::watch::{Trouble, Watch, look};
 use crate::backup::DiskRequest;
 use crate::domain::DomainError;
-use crate::domain::run_folder::{RunFolder, RunRecord};
+use crate::domain::run_folder::{RemoteRecord, RunFolder, RunRecord};
 use crate::format::Unknown;
 use crate::format::domain::Method;
 use crate::format::manifest::SourceRecord;
@@ -21,8 +24,10 @@ use crate::nbd::uri::Uri;
 use crate::source::libvirt::xml::{
     BackupDisk, BackupJob, BackupServer, Checkpoint, checkpoint_xml,
 };
-use crate::source::libvirt::{CheckpointDescription, Domain, DomainState, LibvirtError, Reason};
-use crate::source::{NbdSource, Source};
+use crate::source::libvirt::{
+    CheckpointDescription, Domain, DomainState, LibvirtError, Reason, Transport,
+};
+use crate::source::{Limited, NbdSource, Source};
 
 /// How long the end of a job is tried where the daemon cannot be reached.
 const END_MAX: Duration = Duration::from_secs(30);
@@ -37,12 +42,9 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         Ok((&planned.disk, size))
     });
     let sizes: Vec<_> = sizes.collect::<Result<_, LibvirtError>>()?;
-    let scratch = Scratch::plan(
-        run.name.drawn(),
-        &sizes,
-        &run.options.scratch,
-        run.is_local(),
-    )?;
+    let mut scratch = Scratch::plan(run.name.drawn(), &sizes, &run.options.scratch, run.place())?;
+    let remote = remote(run)?;
+    let there = remote.as_ref().and_then(|remote| remote.folder.clone());
     let record = RunRecord {
         uuid: run.domain.uuid().to_owned(),
         name: run.domain.name().to_owned(),
@@ -52,12 +54,21 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         overlays: Vec::new(),
         frozen: None,
         published: false,
+        remote,
     };
     let label = run.description.label;
     let mut folder = RunFolder::make(run.run_folder(), run.name.drawn(), label, record)?;
-    let begun = at_one_moment(run, &mut folder, || {
-        begin(run, plan, &scratch, &folder_socket(run))
-    });
+    let bridge = match run.host.zip(there.as_deref()) {
+        Some((host, there)) => {
+            let socket = folder.socket();
+            let bridge = Bridge::open(host, there, label, &socket, scratch.folders())?;
+            scratch.look_through(bridge.far());
+            Some(bridge)
+        }
+        None => None,
+    };
+    let server = server(run, &folder, there.as_deref())?;
+    let begun = at_one_moment(run, &mut folder, || begin(run, plan, &scratch, &server));
     // Whatever becomes of it, from here on the job is ended by its hold.
     let watch = Watch::start(
         run.domain.clone(),
@@ -69,6 +80,7 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         domain: run.domain.clone(),
         checkpoint: run.name.to_string(),
         folder,
+        bridge,
         scratch,
         watch: watch.ok(),
         ended: false,
@@ -82,8 +94,75 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         .disks
         .iter()
         .map(|planned| request(run, planned, &hold.folder));
-    let disks = disks.collect::<Result<Vec<_>, _>>()?;
+    let disks = disks.collect::<Result<Vec<_>, _>>();
+    // A bridge that broke explains what a disk does not.
+    let disks = disks.map_err(|error| hold.stopped_by().unwrap_or(error))?;
     Ok(view(run, disks, moment, hold))
+}
+
+/// Returns what the run will have on another host. Its job is told by its socket there, or by its
+/// scratch files where it has none.
+fn remote(run: &Run<'_>) -> Result<Option<RemoteRecord>, DomainError> {
+    let drawn = run.name.drawn();
+    let uri = run.domain.connection().uri().to_owned();
+    Ok(match (run.place(), run.host) {
+        (Place::Here, _) => None,
+        (_, Some(host)) => {
+            let folder = host.choose_folder(drawn, run.description.label)?;
+            Some(RemoteRecord {
+                uri,
+                mark: server_socket(&folder).to_string_lossy().into_owned(),
+                folder: Some(folder),
+            })
+        }
+        (_, None) => Some(RemoteRecord {
+            uri,
+            folder: None,
+            mark: Scratch::mark(drawn),
+        }),
+    })
+}
+
+/// Returns where QEMU serves.
+fn server(
+    run: &Run<'_>,
+    folder: &RunFolder,
+    there: Option<&Path>,
+) -> Result<BackupServer, DomainError> {
+    let Transport::Tls { host } = run.transport else {
+        let socket = there.map_or_else(|| folder.socket(), server_socket);
+        return Ok(BackupServer::Unix(socket));
+    };
+    let Some(tls) = &run.options.tls else {
+        let host = host.clone();
+        return Err(DomainError::NoTls { host });
+    };
+    // The name by which this side knows the host may mean nothing there.
+    let any = if host.contains(':') { "::" } else { "0.0.0.0" };
+    Ok(BackupServer::Tls {
+        host: any.to_owned(),
+        port: tls.port,
+    })
+}
+
+/// Returns the URI of one disk's export.
+fn export(run: &Run<'_>, target: &str, folder: &RunFolder) -> String {
+    let target = percent(target);
+    match (run.transport, &run.options.tls) {
+        (Transport::Tls { host }, Some(tls)) => {
+            let host = match host.contains(':') {
+                true => format!("[{host}]"),
+                false => percent(host),
+            };
+            let port = tls.port;
+            let certificates = percent(&tls.certificates.to_string_lossy());
+            format!("nbds://{host}:{port}/{target}?tls-certificates={certificates}")
+        }
+        _ => {
+            let socket = percent(&folder.socket().to_string_lossy());
+            format!("nbd+unix:///{target}?socket={socket}")
+        }
+    }
 }
 
 fn view(run: &Run<'_>, disks: Vec<DiskRequest>, moment: Moment, hold: Box<PullHold>) -> View {
@@ -92,17 +171,21 @@ fn view(run: &Run<'_>, disks: Vec<DiskRequest>, moment: Moment, hold: Box<PullHo
         extras,
         time,
         frozen_ms,
-        warnings,
+        mut warnings,
     } = moment;
     let has_bitmap = disks.iter().any(|disk| {
         let identity = disk.identity.as_ref();
         identity.is_some_and(|identity| identity.bitmap.is_some())
     });
+    if let Place::Unseen = run.place() {
+        warnings.push("free space for scratch files cannot be looked at over TLS".to_owned());
+    }
     let checkpoint =
         has_bitmap.then(|| (run.name.to_string(), created(run.domain, &hold.checkpoint)));
     View {
         disks,
         files: extras.files,
+        metadata: BTreeMap::new(),
         not_saved: extras.not_saved,
         method: Method::Pull,
         consistency,
@@ -115,15 +198,11 @@ fn view(run: &Run<'_>, disks: Vec<DiskRequest>, moment: Moment, hold: Box<PullHo
 }
 
 /// Returns when libvirt says that a checkpoint was made.
-fn created(domain: &Domain, name: &str) -> Option<i64> {
+pub(super) fn created(domain: &Domain, name: &str) -> Option<i64> {
     let xml = domain
         .checkpoint_xml(name, CheckpointDescription::Plain)
         .ok()?;
     Checkpoint::parse(&xml).ok()?.created
-}
-
-fn folder_socket(run: &Run<'_>) -> std::path::PathBuf {
-    run.run_folder().join(run.name.drawn()).join("nbd.sock")
 }
 
 /// Begins the job. Where bitmaps that were proven a moment ago are broken now, all is read.
@@ -131,12 +210,11 @@ fn begin(
     run: &Run<'_>,
     plan: &mut Plan,
     scratch: &Scratch,
-    socket: &Path,
+    server: &BackupServer,
 ) -> Result<(), LibvirtError> {
-    let server = BackupServer::Unix(socket.to_owned());
     let checkpoint = checkpoint(run, plan);
     let begun = run.domain.backup_begin(
-        &job(run, plan, scratch, &server).xml(),
+        &job(run, plan, scratch, server).xml(),
         checkpoint.as_deref(),
     );
     let Err(error) = begun else {
@@ -156,7 +234,7 @@ fn begin(
     {
         planned.doubt = Some(format!("the bitmap cannot be used: {}", error.message));
     }
-    let job = job(run, plan, scratch, &server);
+    let job = job(run, plan, scratch, server);
     run.domain.backup_begin(&job.xml(), checkpoint.as_deref())
 }
 
@@ -175,12 +253,12 @@ fn job(run: &Run<'_>, plan: &Plan, scratch: &Scratch, server: &BackupServer) -> 
 }
 
 /// Returns the checkpoint that a disk is read since.
-fn since(run: &Run<'_>, planned: &PlannedDisk) -> Option<String> {
+pub(super) fn since(run: &Run<'_>, planned: &PlannedDisk) -> Option<String> {
     let parent = run.parent.filter(|_| planned.doubt.is_none())?;
     Some(parent.checkpoint.name.clone())
 }
 
-fn checkpoint(run: &Run<'_>, plan: &Plan) -> Option<String> {
+pub(super) fn checkpoint(run: &Run<'_>, plan: &Plan) -> Option<String> {
     let (with, without): (Vec<_>, Vec<_>) = plan
         .disks
         .iter()
@@ -211,11 +289,7 @@ fn request(
     let context = since
         .as_ref()
         .map(|_| format!("qemu:dirty-bitmap:backup-{target}"));
-    let text = format!(
-        "nbd+unix:///{}?socket={}",
-        percent(target),
-        percent(&folder.socket().to_string_lossy())
-    );
+    let text = export(run, target, folder);
     let failed = |source| DomainError::Source {
         target: target.clone(),
         source,
@@ -229,21 +303,24 @@ fn request(
     };
     let source = NbdSource::open_with(&uri, context.as_deref(), &waiting).map_err(failed)?;
     let source: Box<dyn Source> = Box::new(source);
+    Ok(disk_request(run, planned, source, since))
+}
+
+/// Asks for one disk to be read, no faster than the user wants it.
+pub(super) fn disk_request(
+    run: &Run<'_>,
+    planned: &PlannedDisk,
+    source: Box<dyn Source>,
+    since: Option<String>,
+) -> DiskRequest {
     let source = match &run.options.limit {
-        Some(limit) => {
-            let limit = std::sync::Arc::clone(limit);
-            Box::new(crate::source::limit::Limited::new(
-                source,
-                limit,
-                run.stop.clone(),
-            ))
-        }
+        Some(limit) => Box::new(Limited::new(source, Arc::clone(limit), run.stop.clone())),
         None => source,
     };
     let mut identity = planned.identity.clone();
     identity.bitmap = planned.can_have_bitmap().then(|| run.name.to_string());
-    Ok(DiskRequest {
-        target: target.clone(),
+    DiskRequest {
+        target: planned.disk.target.clone(),
         source,
         changes_only: since.is_some(),
         record: SourceRecord {
@@ -254,7 +331,7 @@ fn request(
         },
         identity: Some(identity),
         doubt: planned.doubt.clone().filter(|_| planned.is_known),
-    })
+    }
 }
 
 /// Writes what a URI would read otherwise.
@@ -272,6 +349,8 @@ struct PullHold {
     domain: Domain,
     checkpoint: String,
     folder: RunFolder,
+    /// To another host.
+    bridge: Option<Bridge>,
     scratch: Scratch,
     watch: Option<Watch>,
     ended: bool,
@@ -288,7 +367,8 @@ impl PullHold {
             // Whoever clears up after us must not take the checkpoint away.
             drop(self.folder.update(|record| record.published = true));
         }
-        if let Err(error) = end_job(&self.domain, &self.folder.socket()) {
+        if let Err(error) = end_job(&self.domain, &self.folder.mark()) {
+            self.folder.keep();
             faults.push(format!("the backup job could not be ended: {error}"));
         }
         if self.domain.state().ok() == Some(DomainState::PausedByIoError) {
@@ -298,13 +378,21 @@ impl PullHold {
         if !published && let Err(error) = self.domain.checkpoint_delete(&self.checkpoint) {
             faults.push(error.to_string());
         }
-        self.clear_files();
+        if let Err(error) = self.clear_files() {
+            self.folder.keep();
+            faults.push(error.to_string());
+        }
         faults
     }
 
     /// Waits until QEMU has let go of its files, and removes what it left.
-    fn clear_files(&self) {
+    fn clear_files(&mut self) -> Result<(), DomainError> {
         let files = self.scratch.files();
+        if self.folder.record().remote.is_some() {
+            // Without a shell there, libvirt alone removes them.
+            let bridge = self.bridge.as_mut();
+            return bridge.map_or(Ok(()), |bridge| bridge.clear(&files));
+        }
         let begun = Instant::now();
         while files.iter().any(|file| file.exists()) && begun.elapsed() < CLEAR_MAX {
             let _now = after(TICK).recv();
@@ -314,18 +402,20 @@ impl PullHold {
                 drop(std::fs::remove_file(file));
             }
         }
+        Ok(())
     }
 }
 
-/// Ends the job that serves on a socket, over a new connection where the old one is gone. Another
+/// Ends the job whose XML holds a mark, over a new connection where the old one is gone. Another
 /// job is another program's, and is left alone.
-pub(in crate::domain) fn end_job(domain: &Domain, socket: &Path) -> Result<(), LibvirtError> {
+pub(in crate::domain) fn end_job(domain: &Domain, mark: &str) -> Result<(), LibvirtError> {
     let begun = Instant::now();
-    let is_ours = |xml: &String| xml.contains(&*socket.to_string_lossy());
+    let is_ours = |xml: &String| xml.contains(mark);
     loop {
         let ended = match domain.backup_xml() {
-            Ok(job) if !job.as_ref().is_some_and(is_ours) => return Ok(()),
-            Ok(_) => domain.abort_job(),
+            Ok(job) if !job.as_ref().is_some_and(is_ours) => Ok(true),
+            // The call returns before all is over: the next turn looks again.
+            Ok(_) => domain.abort_job().map(|()| false),
             Err(error) => Err(error),
         };
         match ended {
@@ -334,7 +424,12 @@ pub(in crate::domain) fn end_job(domain: &Domain, socket: &Path) -> Result<(), L
                 let _now = after(Duration::from_millis(500)).recv();
             }
             Err(error) if error.reason == Reason::NoDomain => return Ok(()),
-            ended => return ended,
+            Err(error) => return Err(error),
+            Ok(true) => return Ok(()),
+            Ok(false) if begun.elapsed() > END_MAX => return Ok(()),
+            Ok(false) => {
+                let _now = after(TICK).recv();
+            }
         }
     }
 }
@@ -350,12 +445,17 @@ impl Hold for PullHold {
 
     fn stopped_by(&self) -> Option<DomainError> {
         let seen = self.watch.as_ref().and_then(Watch::trouble);
-        seen.or_else(|| match look(&self.domain) {
+        let broken = || {
+            let reason = self.scratch.shortage()?;
+            Some(DomainError::GivenUp { reason })
+        };
+        let off = || match look(&self.domain) {
             Some(Trouble::Off) => Some(DomainError::Off {
                 domain: self.domain.name().to_owned(),
             }),
             _ => None,
-        })
+        };
+        seen.or_else(off).or_else(broken)
     }
 
     fn end(mut self: Box<Self>, published: bool) -> Vec<String> {

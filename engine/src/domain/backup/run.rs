@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::after;
+
+use super::identity::Files;
 use super::options::{DomainBackupDone, DomainBackupOptions, Reading, Way};
 use super::plan::{Parent, Plan, PlannedDisk, Selected};
+use super::remote::Host;
 use super::view::{Opener, Run, View};
-use super::{identity, lineage, plan, pull};
+use super::{identity, lineage, offline, plan, pull, snapshot};
 use crate::backup::{self as engine, BackupDone, BackupError, BackupOptions, BackupRequest};
 use crate::domain::checkpoint::{CheckpointName, delete_others};
 use crate::domain::hook::{self, HookEnvironment, Phase};
@@ -21,6 +26,11 @@ use crate::source::libvirt::{Domain, DomainState, Transport};
 
 /// Key of the domain's XML in a manifest's metadata.
 pub const DOMAIN_XML: &str = "domain";
+/// How long a domain may take to end: libvirt waits 30 seconds for a job's lock.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(45);
+const SHUTDOWN_TICK: Duration = Duration::from_millis(200);
+/// Name of the socket by which commands on another host share one connection.
+const CONTROL: &str = "ctl";
 /// Key of the checkpoint's XML there.
 const CHECKPOINT_XML: &str = "checkpoint";
 
@@ -37,10 +47,7 @@ pub fn back_up(
     options: &DomainBackupOptions<'_>,
 ) -> Result<DomainBackupDone, DomainError> {
     let transport = domain.connection().transport();
-    if let Transport::Refused { transport } = &transport {
-        let reason = format!("connections by {transport} protect nothing: use ssh or TLS");
-        return Err(DomainError::Transport { reason });
-    }
+    refuse_transport(&transport, options)?;
     let _lock = DomainLock::take(&options.run_folder, domain.name(), domain.uuid())?;
     recover::recover(domain, &options.run_folder, options.say)?;
     refuse_foreign_job(domain)?;
@@ -61,10 +68,13 @@ pub fn back_up(
         told: &told,
     };
     let mut done = attempt.run();
-    if let Err(DomainError::Off { .. }) = done
-        && !options.cancel.is_cancelled()
-    {
-        (options.say)("the domain stopped while it was read; its images are read now");
+    let again = match &done {
+        Err(DomainError::Off { .. }) => Some("the domain stopped: its images are read now"),
+        Err(DomainError::Started { .. }) => Some("the domain was started: it is read as it runs"),
+        _ => None,
+    };
+    if let Some(words) = again.filter(|_| !options.cancel.is_cancelled()) {
+        (options.say)(words);
         done = attempt.run();
     }
     let mut ended = told.clone();
@@ -78,6 +88,27 @@ pub fn back_up(
     done.warnings
         .extend(after.err().map(|error| error.to_string()));
     Ok(done)
+}
+
+/// Fails where the domain's disks cannot be read by the connection's way.
+fn refuse_transport(
+    transport: &Transport,
+    options: &DomainBackupOptions<'_>,
+) -> Result<(), DomainError> {
+    let refused = |reason| Err(DomainError::Transport { reason });
+    match transport {
+        Transport::Refused { transport } => refused(format!(
+            "connections by {transport} protect nothing: use ssh or TLS"
+        )),
+        Transport::Tls { host } if options.tls.is_none() => {
+            let host = host.clone();
+            Err(DomainError::NoTls { host })
+        }
+        Transport::Tls { .. } | Transport::Ssh { .. } if options.way != Way::Job => refused(
+            "the domain is on another host: its disks can be held by a backup job alone".to_owned(),
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Fails at once where libvirt would wait half a minute for another's job to end.
@@ -110,17 +141,26 @@ impl Attempt<'_> {
             domain: domain.name().to_owned(),
             source,
         };
-        let state = domain.state()?;
+        let state = self.settled_state()?;
         let description = DomainDescription::parse(&domain.xml()?).map_err(xml)?;
-        let parent = lineage::newest_proven(domain, self.snapshots)?;
-        let mut plan = self.plan(&description, parent.as_ref())?;
+        let parent = match state.has_process() {
+            true => lineage::newest_proven(domain, self.snapshots)?,
+            false => {
+                let disks: Vec<_> = description.disks.iter().collect();
+                offline::newest_proven(domain, &disks, self.snapshots)
+            }
+        };
         let name = self.name()?;
+        let control = self.options.run_folder.join(name.drawn()).join(CONTROL);
+        let host = Host::of(domain.connection().uri(), &control);
+        let mut plan = self.plan(&description, parent.as_ref(), host.as_ref())?;
         let stop = Cancel::default();
         let run = Run {
             domain,
             description: &description,
             state,
             transport: self.transport,
+            host: host.as_ref(),
             options: self.options,
             name: &name,
             parent: parent.as_ref(),
@@ -132,11 +172,29 @@ impl Attempt<'_> {
         self.take(view, &run, plan)
     }
 
+    /// Returns what the domain is doing, when it is not just ending.
+    fn settled_state(&self) -> Result<DomainState, DomainError> {
+        let begun = Instant::now();
+        loop {
+            let state = self.domain.state()?;
+            if state != DomainState::InShutdown || begun.elapsed() > SHUTDOWN_MAX {
+                return Ok(state);
+            }
+            if self.options.cancel.is_cancelled() {
+                return Err(DomainError::Cancelled);
+            }
+            let _now = after(SHUTDOWN_TICK).recv();
+        }
+    }
+
     /// Chooses how the disks are held at one moment.
     fn opener(&self, state: DomainState) -> Result<Opener, DomainError> {
         match (self.options.way, state.has_process()) {
             (Way::Job, true) => Ok(pull::open),
-            (_, false) | (Way::Snapshot | Way::Memory, true) => Err(DomainError::Off {
+            (Way::Snapshot, true) => Ok(snapshot::open),
+            (Way::Memory, true) => Ok(snapshot::open_with_memory),
+            (Way::Job | Way::Snapshot, false) => Ok(offline::open),
+            (Way::Memory, false) => Err(DomainError::Off {
                 domain: self.domain.name().to_owned(),
             }),
         }
@@ -146,6 +204,7 @@ impl Attempt<'_> {
         &self,
         description: &DomainDescription,
         parent: Option<&Parent>,
+        host: Option<&Host>,
     ) -> Result<Plan, DomainError> {
         let options = self.options;
         let Selected {
@@ -153,10 +212,13 @@ impl Attempt<'_> {
             left_out,
             unreadable,
         } = plan::select(description, &options.only, &options.exclude)?;
-        let is_local = *self.transport == Transport::Local;
+        let files = match self.transport {
+            Transport::Local => Files::Here,
+            _ => Files::there(host, &chosen)?,
+        };
         let mut disks = Vec::with_capacity(chosen.len());
         for disk in chosen {
-            let identity = identity::of(&disk, is_local);
+            let identity = identity::of(&disk, &files);
             let doubt = plan::doubt(&disk, &identity, parent, options.reading);
             if let (Some(doubt), Reading::Incremental) = (&doubt, options.reading) {
                 return Err(DomainError::NotIncremental {
@@ -225,6 +287,7 @@ impl Attempt<'_> {
             Taken {
                 disks: view.disks,
                 files: view.files,
+                metadata: view.metadata,
                 not_saved: view.not_saved,
                 method: view.method,
                 consistency: view.consistency,
@@ -250,7 +313,7 @@ impl Attempt<'_> {
                 let after = hook::run(&options.hooks, Phase::AfterJob, self.told);
                 warnings.extend(after.err().map(|error| error.to_string()));
                 warnings.extend(
-                    self.thin_out(run, &backup)
+                    self.thin_out(run, &plan, &backup)
                         .err()
                         .map(|error| error.to_string()),
                 );
@@ -288,15 +351,21 @@ impl Attempt<'_> {
 
     /// Deletes the checkpoints of before, but for the one that this snapshot counts from: the next
     /// run can count from it if this snapshot is lost.
-    fn thin_out(&self, run: &Run<'_>, backup: &BackupDone) -> Result<(), DomainError> {
+    fn thin_out(&self, run: &Run<'_>, plan: &Plan, backup: &BackupDone) -> Result<(), DomainError> {
         let record = backup.manifest.domain.as_ref();
         let Some(own) = record.and_then(|record| record.checkpoint.as_deref()) else {
             return Ok(());
         };
         let mut keep = vec![own];
-        keep.extend(run.parent.map(|parent| parent.checkpoint.name.as_str()));
+        let parent = run.parent.filter(|parent| parent.is_proven());
+        keep.extend(parent.map(|parent| parent.checkpoint.name.as_str()));
         let repository = &self.repository.config().repository_id;
-        Ok(delete_others(self.domain, repository, &keep)?)
+        if run.state.has_process() {
+            return Ok(delete_others(self.domain, repository, &keep)?);
+        }
+        offline::delete_others(self.domain, &offline::images(plan), |name| {
+            CheckpointName::is_of(name, repository) && !keep.contains(&name)
+        })
     }
 
     fn request(
@@ -305,8 +374,11 @@ impl Attempt<'_> {
         plan: &Plan,
         taken: Taken,
     ) -> Result<BackupRequest, DomainError> {
-        let mut metadata = BTreeMap::new();
-        let xml = self.domain.inactive_xml()?;
+        let mut metadata = taken.metadata;
+        let xml = match metadata.remove(DOMAIN_XML) {
+            Some(xml) => xml,
+            None => self.domain.inactive_xml()?,
+        };
         if xml.contains("passwd=") && self.repository.config().encryption.is_none() {
             (self.options.say)(
                 "the domain's XML holds a password, and the repository is not encrypted",
@@ -334,11 +406,12 @@ impl Attempt<'_> {
             not_saved: taken.not_saved,
             unknown: Unknown::new(),
         };
+        let parent = run.parent.filter(|parent| parent.is_proven());
         let is_of_vm = |snapshot: &Snapshot| snapshot.manifest.vm == self.domain.name();
         Ok(BackupRequest {
             vm: self.domain.name().to_owned(),
             disks: taken.disks,
-            parent: run.parent.map(|parent| parent.snapshot.clone()),
+            parent: parent.map(|parent| parent.snapshot.clone()),
             is_known_vm: self.snapshots.iter().any(is_of_vm),
             tags: self.options.tags.clone(),
             metadata,
@@ -353,6 +426,7 @@ impl Attempt<'_> {
 struct Taken {
     disks: Vec<engine::DiskRequest>,
     files: Vec<engine::FileRequest>,
+    metadata: BTreeMap<String, String>,
     not_saved: Vec<String>,
     method: crate::format::domain::Method,
     consistency: crate::format::domain::Consistency,

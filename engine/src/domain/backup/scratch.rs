@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::options::ScratchOptions;
+use super::remote::{Far, Host};
 use crate::domain::DomainError;
 use crate::limits::MIB;
 use crate::source::libvirt::xml::{DiskSource, DomainDisk};
@@ -18,39 +20,120 @@ const FOLDER_DEFAULT: &str = "/var/tmp";
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of `linux/magic.h`.
 const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 
+/// What a file system has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    /// Free bytes.
+    pub(super) free: u64,
+    /// Its number in `linux/magic.h`.
+    pub(super) kind: i64,
+}
+
+/// Where scratch files are.
+#[derive(Clone, Copy)]
+pub(super) enum Place<'p> {
+    /// On this host.
+    Here,
+    /// On a host with a shell.
+    There(&'p Host),
+    /// On a host where nobody can look.
+    Unseen,
+}
+
+/// How the room is watched during the job.
+#[derive(Debug, Clone)]
+enum Eye {
+    Here,
+    There(Arc<Far>),
+    Closed,
+}
+
+/// What takes what the guest writes meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ScratchKind {
+    /// A file that takes what was there before.
+    Scratch,
+    /// An image above the disk's own that takes what is new.
+    Overlay,
+}
+
+impl ScratchKind {
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Scratch => "scratch",
+            Self::Overlay => "overlay",
+        }
+    }
+}
+
 /// The scratch files of a job.
 #[derive(Debug, Clone)]
 pub(super) struct Scratch {
     files: BTreeMap<String, PathBuf>,
     /// Folders, and what must stay free in each.
     reserves: BTreeMap<PathBuf, u64>,
+    eye: Eye,
 }
 
 impl Scratch {
-    /// Chooses a file for each disk, and looks whether there is room. On another host nobody can
-    /// look.
+    /// Chooses a file for each disk, and looks whether there is room.
     pub(super) fn plan(
         run: &str,
         disks: &[(&DomainDisk, u64)],
         options: &ScratchOptions,
-        is_local: bool,
+        place: Place<'_>,
+    ) -> Result<Self, DomainError> {
+        Self::plan_as(ScratchKind::Scratch, run, disks, options, place)
+    }
+
+    /// Does the same for files of a kind.
+    pub(super) fn plan_as(
+        kind: ScratchKind,
+        run: &str,
+        disks: &[(&DomainDisk, u64)],
+        options: &ScratchOptions,
+        place: Place<'_>,
     ) -> Result<Self, DomainError> {
         let mut files = BTreeMap::new();
         let mut sizes: BTreeMap<PathBuf, u64> = BTreeMap::new();
         for (disk, size) in disks {
             let folder = options.folder.clone().unwrap_or_else(|| folder_of(disk));
-            let name = format!(".cairn-{run}-{}.scratch", disk.target);
+            let name = format!("{}{}.{}", Self::mark(run), disk.target, kind.extension());
             files.insert(disk.target.clone(), folder.join(name));
             let total = sizes.entry(folder).or_default();
             *total = total.saturating_add(*size);
         }
         let mut reserves = BTreeMap::new();
-        for (folder, size) in sizes.into_iter().filter(|_| is_local) {
+        let rooms = rooms(&sizes, place)?;
+        for ((folder, size), room) in sizes.into_iter().zip(rooms) {
             let wanted = options.min.unwrap_or_else(|| MIN_DEFAULT.max(size / 10));
-            check(&folder, wanted)?;
+            check(&folder, room, wanted)?;
             reserves.insert(folder, wanted / RESERVE_DIVISOR);
         }
-        Ok(Self { files, reserves })
+        let eye = match place {
+            Place::Here => Eye::Here,
+            Place::There(_) | Place::Unseen => Eye::Closed,
+        };
+        Ok(Self {
+            files,
+            reserves,
+            eye,
+        })
+    }
+
+    /// Watches the room of another host from here on.
+    pub(super) fn look_through(&mut self, far: Arc<Far>) {
+        self.eye = Eye::There(far);
+    }
+
+    /// Returns the folders whose room is to be watched.
+    pub(super) fn folders(&self) -> Vec<PathBuf> {
+        self.reserves.keys().cloned().collect()
+    }
+
+    /// Returns how the names of a run's scratch files begin.
+    pub(super) fn mark(run: &str) -> String {
+        format!(".cairn-{run}-")
     }
 
     /// Returns the file of a disk.
@@ -58,15 +141,37 @@ impl Scratch {
         self.files.get(target).cloned().unwrap_or_default()
     }
 
+    /// Chooses a file for so many bytes more in the folder of the first disk's, and looks whether
+    /// there is room for it too.
+    pub(super) fn more(&self, name: &str, len: u64) -> Result<PathBuf, DomainError> {
+        let first = self.files.values().next();
+        let folder = first
+            .and_then(|file| file.parent())
+            .unwrap_or(Path::new(FOLDER_DEFAULT));
+        let reserve = self.reserves.get(folder).copied().unwrap_or_default();
+        let wanted = reserve.saturating_mul(RESERVE_DIVISOR).saturating_add(len);
+        check(folder, look(folder)?, wanted)?;
+        Ok(folder.join(name))
+    }
+
     /// Returns all files.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         self.files.values().cloned().collect()
     }
 
-    /// Returns what is wrong where too little is left.
+    /// Returns what is wrong where too little is left, or nobody can look any more.
     pub(super) fn shortage(&self) -> Option<String> {
+        if let Eye::There(far) = &self.eye
+            && let Some(ended) = far.ended()
+        {
+            return Some(ended);
+        }
         self.reserves.iter().find_map(|(folder, reserve)| {
-            let free = free_in(folder).ok()?;
+            let free = match &self.eye {
+                Eye::Here => room_in(folder).ok()?.free,
+                Eye::There(far) => far.free(folder)?,
+                Eye::Closed => return None,
+            };
             (free < *reserve).then(|| {
                 let folder = folder.display();
                 format!("{folder} has {free} bytes left for scratch files, and {reserve} must stay")
@@ -84,27 +189,40 @@ fn folder_of(disk: &DomainDisk) -> PathBuf {
     }
 }
 
-fn check(folder: &Path, wanted: u64) -> Result<(), DomainError> {
-    let found = rustix::fs::statfs(folder);
-    let found = found.map_err(|error| DomainError::file("look at", folder)(error.into()))?;
-    if MEMORY_FILE_SYSTEMS.contains(&found.f_type) {
+fn rooms(sizes: &BTreeMap<PathBuf, u64>, place: Place<'_>) -> Result<Vec<Room>, DomainError> {
+    let folders: Vec<&Path> = sizes.keys().map(PathBuf::as_path).collect();
+    match place {
+        Place::Here => folders.into_iter().map(look).collect(),
+        Place::There(host) => host.rooms(&folders),
+        Place::Unseen => Ok(Vec::new()),
+    }
+}
+
+fn look(folder: &Path) -> Result<Room, DomainError> {
+    room_in(folder).map_err(DomainError::file("look at", folder))
+}
+
+fn check(folder: &Path, room: Room, wanted: u64) -> Result<(), DomainError> {
+    if MEMORY_FILE_SYSTEMS.contains(&room.kind) {
         let folder = folder.to_owned();
         return Err(DomainError::ScratchInMemory { folder });
     }
-    let free = free_in(folder).map_err(DomainError::file("look at", folder))?;
-    match free < wanted {
+    match room.free < wanted {
         true => Err(DomainError::NoScratch {
             folder: folder.to_owned(),
-            free,
+            free: room.free,
             wanted,
         }),
         false => Ok(()),
     }
 }
 
-fn free_in(folder: &Path) -> std::io::Result<u64> {
+fn room_in(folder: &Path) -> std::io::Result<Room> {
     let found = rustix::fs::statvfs(folder)?;
-    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    Ok(Room {
+        free: found.f_bavail.saturating_mul(found.f_frsize),
+        kind: rustix::fs::statfs(folder)?.f_type,
+    })
 }
 
 #[cfg(test)]
@@ -131,19 +249,20 @@ mod tests {
             folder: None,
             min: Some(min),
         };
-        let planned = Scratch::plan("0a", &[(&disk, 1)], &options(1), true).expect("there is room");
+        let planned =
+            Scratch::plan("0a", &[(&disk, 1)], &options(1), Place::Here).expect("there is room");
         assert_eq!(
             planned.file("vda"),
             folder.path().join(".cairn-0a-vda.scratch")
         );
         assert_eq!(planned.shortage(), None);
-        let refused = Scratch::plan("0a", &[(&disk, 1)], &options(u64::MAX), true);
+        let refused = Scratch::plan("0a", &[(&disk, 1)], &options(u64::MAX), Place::Here);
         assert!(matches!(refused, Err(DomainError::NoScratch { .. })));
         let in_memory = ScratchOptions {
             folder: Some("/dev/shm".into()),
             min: Some(1),
         };
-        let refused = Scratch::plan("0a", &[(&disk, 1)], &in_memory, true);
+        let refused = Scratch::plan("0a", &[(&disk, 1)], &in_memory, Place::Here);
         assert!(matches!(refused, Err(DomainError::ScratchInMemory { .. })));
     }
 }

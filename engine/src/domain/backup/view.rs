@@ -1,11 +1,14 @@
 //! A domain's disks as they were at one moment, and what keeps them so while they are read.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use jiff::Timestamp;
 
 use super::options::DomainBackupOptions;
 use super::plan::{Parent, Plan};
+use super::remote::Host;
+use super::scratch::Place;
 use crate::backup::{DiskRequest, FileRequest};
 use crate::domain::DomainError;
 use crate::domain::checkpoint::CheckpointName;
@@ -21,6 +24,8 @@ pub(super) struct Run<'r> {
     pub(super) description: &'r DomainDescription,
     pub(super) state: DomainState,
     pub(super) transport: &'r Transport,
+    /// The shell of the domain's host, where that is another one with a shell.
+    pub(super) host: Option<&'r Host>,
     pub(super) options: &'r DomainBackupOptions<'r>,
     pub(super) name: &'r CheckpointName,
     pub(super) parent: Option<&'r Parent>,
@@ -30,8 +35,13 @@ pub(super) struct Run<'r> {
 }
 
 impl Run<'_> {
-    pub(super) fn is_local(&self) -> bool {
-        *self.transport == Transport::Local
+    /// Returns where scratch files are.
+    pub(super) fn place(&self) -> Place<'_> {
+        match (self.transport, self.host) {
+            (Transport::Local, _) => Place::Here,
+            (_, Some(host)) => Place::There(host),
+            (_, None) => Place::Unseen,
+        }
     }
 
     pub(super) fn run_folder(&self) -> &Path {
@@ -43,6 +53,8 @@ impl Run<'_> {
 pub(super) struct View {
     pub(super) disks: Vec<DiskRequest>,
     pub(super) files: Vec<FileRequest>,
+    /// Documents that only this way has, or that must be those of the moment.
+    pub(super) metadata: BTreeMap<String, String>,
     /// What belongs to the domain and could not be had, in words.
     pub(super) not_saved: Vec<String>,
     pub(super) method: Method,

@@ -41,6 +41,17 @@ impl Watch {
         user: Cancel,
         stop: Cancel,
     ) -> std::io::Result<Self> {
+        Self::start_with(look, domain, scratch, user, stop)
+    }
+
+    /// Begins to watch, and looks at the domain in a way of the caller's.
+    pub(super) fn start_with(
+        look: fn(&Domain) -> Option<Trouble>,
+        domain: Domain,
+        scratch: Scratch,
+        user: Cancel,
+        stop: Cancel,
+    ) -> std::io::Result<Self> {
         let trouble = Arc::new(Mutex::new(None));
         let (end, ended) = bounded::<()>(0);
         let name = domain.name().to_owned();

@@ -52,6 +52,13 @@ pub enum Transport {
     },
 }
 
+impl Transport {
+    /// Returns how the daemon of a URI is reached.
+    pub fn of(uri: &str) -> Self {
+        transport(uri)
+    }
+}
+
 /// A libvirt daemon. Cheap to clone; may be used by any thread.
 #[derive(Clone)]
 pub struct Connection {
@@ -81,7 +88,7 @@ impl Connection {
 
     /// Returns how the daemon is reached.
     pub fn transport(&self) -> Transport {
-        transport(&self.uri)
+        Transport::of(&self.uri)
     }
 
     /// Makes the connection anew, if it is gone.

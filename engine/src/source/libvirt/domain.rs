@@ -133,6 +133,15 @@ impl Domain {
             })
     }
 
+    /// Returns the XML that a domain's saved memory is started with: what it is now, without what
+    /// is only of this run; with secrets where the connection may.
+    pub fn migratable_xml(&self) -> Result<String> {
+        let flags = sys::VIR_DOMAIN_XML_MIGRATABLE;
+        let all = flags | sys::VIR_DOMAIN_XML_SECURE;
+        let xml = self.call("describe the domain", |raw| raw.xml_desc(all));
+        xml.or_else(|_| self.call("describe the domain", |raw| raw.xml_desc(flags)))
+    }
+
     /// Starts it.
     pub fn start(&self) -> Result<()> {
         self.call("start the domain", |raw| raw.create().map(drop))

@@ -1,8 +1,8 @@
 //! The lock by which QEMU keeps other processes from an image.
 //!
 //! QEMU holds a shared lock on byte 100 + n for each permission n that it uses, and on byte 200 + n
-//! for each that it does not let others use; 1 is writing, 3 is resizing. It takes its own first and
-//! then looks for those of others, so two that exclude each other never both succeed.
+//! for each that it does not let others use; 1 is writing, 3 is resizing. It takes its own first
+//! and then looks for those of others, so two that exclude each other never both succeed.
 
 use std::fs::File;
 use std::io;

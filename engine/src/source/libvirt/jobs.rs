@@ -26,6 +26,13 @@ pub struct BlockJob {
     pub total: u64,
 }
 
+impl BlockJob {
+    /// Returns whether it commits a disk's active image.
+    pub fn is_active_commit(&self) -> bool {
+        u32::try_from(self.kind) == Ok(sys::VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT)
+    }
+}
+
 /// How much of a checkpoint is to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckpointDescription {

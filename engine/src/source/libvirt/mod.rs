@@ -1,7 +1,7 @@
 //! Domains of a libvirt host: what Cairn asks libvirt for, and the XML that it speaks.
 //!
 //! Knows nothing of repositories. The `virt` crate serves where it can; the calls that it lacks
-//! (backup jobs, checkpoints, block jobs, freezing) are in [`ffi`], the one module with unsafe code.
+//! (backup jobs, checkpoints, block jobs, freezing) are in [`ffi`], the one with unsafe code.
 
 mod agent;
 mod connection;

@@ -229,8 +229,8 @@ mod tests {
         <disk type='block' device='disk'><source dev='/dev/x'/><target dev='vdb'/></disk>
         <disk type='file' device='cdrom'><target dev='sda'/><readonly/></disk>
         <disk type='vhostuser' device='disk'><source type='unix'/><target dev='vdc'/></disk>
-        <disk type='network'><source protocol='rbd' name='p/i'><auth><secret uuid='s'/></auth></source>
-          <target dev='vdd'/><transient/></disk>
+        <disk type='network'><source protocol='rbd' name='p/i'><auth><secret uuid='s'/></auth>
+          </source><target dev='vdd'/><transient/></disk>
         <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
         <tpm model='tpm-crb'><backend type='emulator'/></tpm>
       </devices>

@@ -6,7 +6,7 @@ use std::fmt::{self, Display, Formatter};
 
 use quick_xml::Reader;
 use quick_xml::XmlVersion;
-use quick_xml::escape::{escape, minimal_escape};
+use quick_xml::escape::escape;
 use quick_xml::events::{BytesStart, Event};
 
 use super::XmlError;
@@ -190,6 +190,10 @@ fn parse(text: &str) -> Result<Element, XmlError> {
     if text.len() > TEXT_LEN_MAX {
         return too_much("bytes", TEXT_LEN_MAX);
     }
+    if let Some(place) = text.find(is_forbidden) {
+        let offset = place as u64;
+        return Err(XmlError::Malformed { offset });
+    }
     let mut reader = Reader::from_str(text);
     // The first is the document itself, which holds the root.
     let mut open = vec![Element::default()];
@@ -246,13 +250,29 @@ fn parse(text: &str) -> Result<Element, XmlError> {
     }
 }
 
+/// Returns whether no XML may hold a character, not even by reference.
+fn is_forbidden(c: char) -> bool {
+    c.is_control() && !"\t\n\r".contains(c)
+}
+
+/// Returns whether a text may be the name of an element or an attribute. Letters beyond ASCII are
+/// taken without a look at XML's list of them.
+fn is_name(text: &str) -> bool {
+    let may_be = |c: char| c.is_ascii_alphanumeric() || "_-.:".contains(c) || !c.is_ascii();
+    !text.is_empty() && text.chars().all(may_be)
+}
+
 fn element(tag: &BytesStart<'_>) -> Option<Element> {
-    let name = tag.name().into_inner().to_owned();
+    let name = tag.name().into_inner();
+    let name = Some(name).filter(|name| is_name(name))?.to_owned();
     let mut attributes = Vec::new();
     for attribute in tag.attributes() {
         let attribute = attribute.ok()?;
-        let key = attribute.key.into_inner();
+        let key = Some(attribute.key.into_inner()).filter(|key| is_name(key))?;
         let value = attribute.normalized_value(XmlVersion::Implicit1_0).ok()?;
+        if value.contains(is_forbidden) {
+            return None;
+        }
         attributes.push((key.to_owned(), value.into_owned()));
     }
     Some(Element {
@@ -265,7 +285,7 @@ fn element(tag: &BytesStart<'_>) -> Option<Element> {
 /// Returns what a reference such as `&lt;` or `&#10;` stands for.
 fn resolve(name: &quick_xml::events::BytesRef<'_>) -> Option<String> {
     if let Some(character) = name.resolve_char_ref().ok()? {
-        return Some(character.to_string());
+        return (!is_forbidden(character)).then(|| character.to_string());
     }
     quick_xml::escape::resolve_predefined_entity(name).map(str::to_owned)
 }
@@ -285,11 +305,10 @@ impl Display for Element {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "<{}", self.name)?;
         for (key, value) in &self.attributes {
-            write!(
-                f,
-                " {key}='{}'",
-                escape(value.as_str()).replace('\n', "&#10;")
-            )?;
+            // A parser takes white space in attributes for blanks, unless it is written so.
+            let escaped = escape(value.as_str()).replace('\n', "&#10;");
+            let escaped = escaped.replace('\t', "&#9;").replace('\r', "&#13;");
+            write!(f, " {key}='{escaped}'")?;
         }
         if self.children.is_empty() {
             return write!(f, "/>");
@@ -298,7 +317,10 @@ impl Display for Element {
         for node in &self.children {
             match node {
                 Node::Element(element) => write!(f, "{element}")?,
-                Node::Text(text) => write!(f, "{}", minimal_escape(text.as_str()))?,
+                Node::Text(text) => {
+                    let escaped = escape(text.as_str()).replace('\r', "&#13;");
+                    write!(f, "{escaped}")?;
+                }
             }
         }
         write!(f, "</{}>", self.name)
@@ -334,6 +356,8 @@ mod tests {
             "<!DOCTYPE a [<!ENTITY b 'c'>]><domain>&b;</domain>",
             "<domain>&b;</domain>",
             "<domain a='1' a='2'/>",
+            "<domain><\t/></domain>",
+            "<domain>\0</domain>",
             &deep,
             &wide,
         ] {

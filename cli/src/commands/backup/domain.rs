@@ -1,0 +1,128 @@
+//! The backup of one libvirt domain.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use cairn_engine::domain::backup::{DomainBackupDone, DomainBackupOptions, back_up};
+use cairn_engine::progress::{Cancel, Progress};
+use cairn_engine::repository::{Repository, Snapshot};
+use cairn_engine::source::RateLimit;
+use cairn_engine::source::libvirt::Domain;
+
+use super::{BackupArgs, disks};
+use crate::context::Context;
+use crate::exit::Outcome;
+use crate::libvirt;
+use crate::output::backup::{BackupReport, DomainReport};
+use crate::session::{self, Snapshots};
+
+/// What the backups of one command share.
+pub(super) struct Shared<'s> {
+    pub(super) args: &'s BackupArgs,
+    pub(super) context: &'s Context,
+    pub(super) repository: &'s Arc<Repository>,
+    /// Those that are not forgotten, oldest first.
+    pub(super) snapshots: Vec<Snapshot>,
+    pub(super) limit: Option<Arc<RateLimit>>,
+    pub(super) progress: &'s Progress,
+    pub(super) cancel: &'s Cancel,
+    /// Threads for each domain.
+    pub(super) threads: usize,
+}
+
+/// Runs the command.
+pub fn run(args: &BackupArgs, name: &str, context: &Context) -> Result<Outcome> {
+    let limit = args.rate_limit()?;
+    args.tags()?;
+    let domain = args.domain.connect.domain(name)?;
+    let repository = session::open(context)?;
+    let snapshots = Snapshots::read(context, &repository)?;
+    let cancel = context.cancel()?;
+    let progress = Arc::new(Progress::default());
+    let meter = context.meter("backup", &progress);
+    let shared = Shared {
+        args,
+        context,
+        repository: &repository,
+        snapshots: snapshots.live().cloned().collect(),
+        limit,
+        progress: &progress,
+        cancel: &cancel,
+        threads: context.threads().get(),
+    };
+    let done = shared.back_up(&domain, &|text| context.warn(text));
+    drop(meter);
+    let done = done?;
+    let (report, outcome) = shared.report(done);
+    match (disks::print(context, &report)?, outcome) {
+        (Outcome::Done, outcome) => Ok(outcome),
+        (problems, _) => Ok(problems),
+    }
+}
+
+impl Shared<'_> {
+    /// Backs up one domain.
+    pub(super) fn back_up(
+        &self,
+        domain: &Domain,
+        say: &(dyn Fn(&str) + Sync),
+    ) -> Result<DomainBackupDone> {
+        let args = &self.args.domain;
+        let options = DomainBackupOptions {
+            only: args.only.clone(),
+            exclude: args.exclude.clone(),
+            reading: args.reading(),
+            way: args.way(),
+            freeze: args.freeze(),
+            offline: args.offline(),
+            audit_percent: self.args.audit,
+            limit: self.limit.clone(),
+            scratch: args.scratch()?,
+            tls: args.tls(),
+            run_folder: args.connect.run_folder()?,
+            guard: libvirt::guard_program()?,
+            hooks: args.hooks.clone(),
+            tags: self.args.tags()?,
+            threads: self.threads,
+            progress: self.progress,
+            cancel: self.cancel,
+            say,
+        };
+        Ok(back_up(self.repository, &self.snapshots, domain, &options)?)
+    }
+
+    /// Says what was done, and how it ended.
+    pub(super) fn report(&self, done: DomainBackupDone) -> (BackupReport, Outcome) {
+        let DomainBackupDone {
+            backup,
+            warnings,
+            unreadable,
+            frozen_ms,
+        } = done;
+        disks::said(self.context, &backup);
+        let mut report = BackupReport::of(&backup);
+        for warning in warnings {
+            self.context.warn(&warning);
+            report.warnings.push(warning);
+        }
+        for out in &unreadable {
+            let text = format!("disk {} is NOT in the snapshot: {}", out.target, out.reason);
+            self.context.warn(&text);
+        }
+        let outcome = match unreadable.is_empty() {
+            true => Outcome::Done,
+            false => Outcome::Problems,
+        };
+        report.domain = backup.manifest.domain.map(|record| DomainReport {
+            uuid: record.uuid,
+            checkpoint: record.checkpoint,
+            method: record.method,
+            consistency: record.consistency,
+            frozen_ms,
+            left_out: record.left_out,
+            unreadable,
+            not_saved: record.not_saved,
+        });
+        (report, outcome)
+    }
+}

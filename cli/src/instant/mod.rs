@@ -1,0 +1,11 @@
+//! Instant restores: the processes that serve and watch, and what starts them.
+
+mod begin;
+mod exporter;
+mod places;
+mod watcher;
+
+pub use begin::{Begin, begin};
+pub use exporter::ExportProcess;
+pub use places::Places;
+pub use watcher::{finish, start_watcher, stop_watcher, watch};

@@ -1,0 +1,98 @@
+//! What the commands for libvirt's domains say.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::Report;
+use super::backup::BackupReport;
+use super::table::{Table, printable};
+
+/// What `recover` did.
+#[derive(Debug, Serialize)]
+pub struct RecoverReport {
+    /// The domain.
+    pub domain: String,
+    /// Dead runs that were cleared up after.
+    pub runs: usize,
+    /// Whether a restore in place was finished.
+    pub in_place: bool,
+}
+
+impl Report for RecoverReport {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let domain = printable(self.domain.clone());
+        if self.in_place {
+            writeln!(out, "{domain}: a restore in place was finished")?;
+        }
+        match self.runs {
+            0 if self.in_place => Ok(()),
+            0 => writeln!(out, "{domain}: nothing to clear up"),
+            1 => writeln!(out, "{domain}: cleared up after a dead run"),
+            runs => writeln!(out, "{domain}: cleared up after {runs} dead runs"),
+        }
+    }
+}
+
+/// What `cancel` did.
+#[derive(Debug, Serialize)]
+pub struct CancelReport {
+    /// The domain.
+    pub domain: String,
+    /// The process whose backup was ended.
+    pub pid: u32,
+}
+
+impl Report for CancelReport {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let domain = printable(self.domain.clone());
+        writeln!(
+            out,
+            "{domain}: the backup of process {} was ended",
+            self.pid
+        )
+    }
+}
+
+/// What became of several domains.
+#[derive(Debug, Serialize)]
+pub struct FleetReport {
+    /// Each domain, in the order of their names.
+    pub backups: Vec<FleetBackup>,
+    /// Domains with a snapshot.
+    pub done: usize,
+    /// Domains without.
+    pub failed: usize,
+}
+
+/// What became of one of several domains.
+#[derive(Debug, Serialize)]
+pub struct FleetBackup {
+    /// The domain.
+    pub vm: String,
+    /// `done`, `problems` or `failed`.
+    pub outcome: &'static str,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The snapshot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupReport>,
+}
+
+impl Report for FleetReport {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut table = Table::new(&["VM", "OUTCOME", "SNAPSHOT", ""]);
+        for backup in &self.backups {
+            let snapshot = backup.backup.as_ref().map(|report| report.snapshot.short());
+            table.row([
+                backup.vm.clone(),
+                backup.outcome.to_owned(),
+                snapshot.unwrap_or_else(|| "-".to_owned()),
+                backup.error.clone().unwrap_or_default(),
+            ]);
+        }
+        table.write(out)?;
+        writeln!(out, "{} done, {} failed", self.done, self.failed)
+    }
+}

@@ -1,0 +1,358 @@
+//! A domain that is off: its images are read as they lie, and nobody else may change them
+//! meanwhile, or is found out.
+//!
+//! libvirt makes no checkpoints of domains that are off. So the bitmaps are added and removed by
+//! `qemu-img`, and libvirt is told of the checkpoint afterwards.
+
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use jiff::Timestamp;
+
+use super::extras::Extras;
+use super::options::Offline;
+use super::plan::{Parent, Plan, PlannedDisk};
+use super::pull;
+use super::view::{Hold, Run, View};
+use crate::backup::DiskRequest;
+use crate::domain::DomainError;
+use crate::format::Unknown;
+use crate::format::domain::{Consistency, LeftOut, Method};
+use crate::repository::Snapshot;
+use crate::source::libvirt::xml::{Checkpoint, DiskSource, DomainDisk, checkpoint_xml};
+use crate::source::libvirt::{Domain, ImageLock, Transport};
+use crate::source::{self, Format, SourceError, SourceSpec};
+
+/// Returns the newest of a domain's snapshots whose checkpoint has an intact bitmap in an image; if
+/// none has, the newest with a checkpoint.
+pub(super) fn newest_proven(
+    domain: &Domain,
+    disks: &[&DomainDisk],
+    snapshots: &[Snapshot],
+) -> Option<Parent> {
+    let mut broken = None;
+    for snapshot in snapshots.iter().rev() {
+        let record = snapshot.manifest.domain.as_ref();
+        let Some(record) = record.filter(|record| record.uuid == domain.uuid()) else {
+            continue;
+        };
+        let Some(name) = &record.checkpoint else {
+            continue;
+        };
+        let with_bitmap = disks.iter().filter(|disk| {
+            let identity = snapshot
+                .disk(&disk.target)
+                .and_then(|disk| disk.identity.as_ref());
+            identity.is_some_and(|identity| identity.bitmap.as_ref() == Some(name))
+        });
+        let marked = with_bitmap.map(|disk| {
+            let opened = spec(disk, Some(name)).map(|spec| source::open(&spec));
+            // How much it marks is not counted; that it is intact is what matters.
+            (disk.target.clone(), opened.and_then(Result::ok).map(|_| 0))
+        });
+        let parent = Parent {
+            snapshot: snapshot.clone(),
+            checkpoint: Checkpoint {
+                name: name.clone(),
+                description: String::new(),
+                created: record.checkpoint_time,
+                disks: marked.collect(),
+            },
+        };
+        if parent.is_proven() {
+            return Some(parent);
+        }
+        broken.get_or_insert(parent);
+    }
+    broken
+}
+
+/// Opens a view of the images.
+pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> {
+    if *run.transport != Transport::Local {
+        return Err(DomainError::Off {
+            domain: run.domain.name().to_owned(),
+        });
+    }
+    leave_out_others(plan)?;
+    let name = run.name.to_string();
+    let mut hold = OfflineHold {
+        domain: run.domain.clone(),
+        checkpoint: name.clone(),
+        images: Vec::new(),
+        seen: Vec::new(),
+        locks: Vec::new(),
+        ended: false,
+    };
+    for image in images(plan) {
+        // Recorded first: what fails midway may have added it.
+        hold.images.push(image.clone());
+        qemu_img(&["bitmap", "--add"], &image, &name)?;
+    }
+    let time = Timestamp::now();
+    let targets: Vec<String> = with_bitmap(plan);
+    let described = checkpoint_xml(
+        &name,
+        "made by cairn",
+        Some(time.as_second()),
+        &targets,
+        &[],
+    );
+    let is_known = targets.is_empty() || run.domain.checkpoint_redefine(&described, false).is_ok();
+    let mut warnings = Vec::new();
+    if !is_known {
+        // It stands in the manifest, and is defined by the next backup.
+        warnings.push("libvirt takes no word of the new checkpoint yet".to_owned());
+    }
+    if run.options.offline == Offline::Lock {
+        hold.lock(plan)?;
+    }
+    hold.look(plan)?;
+    let disks = plan.disks.iter().map(|planned| request(run, planned));
+    let disks = disks.collect::<Result<Vec<_>, _>>()?;
+    if run.domain.state()?.has_process() {
+        return Err(started(run.domain));
+    }
+    let extras = Extras::read(run);
+    Ok(View {
+        disks,
+        files: extras.files,
+        metadata: std::collections::BTreeMap::new(),
+        not_saved: extras.not_saved,
+        method: Method::Offline,
+        consistency: Consistency::Offline,
+        checkpoint: (!targets.is_empty()).then(|| (name, Some(time.as_second()))),
+        time,
+        frozen_ms: None,
+        warnings,
+        hold: Box::new(hold),
+    })
+}
+
+fn started(domain: &Domain) -> DomainError {
+    DomainError::Started {
+        domain: domain.name().to_owned(),
+    }
+}
+
+/// Moves what only QEMU can read out of the plan.
+fn leave_out_others(plan: &mut Plan) -> Result<(), DomainError> {
+    let (here, others): (Vec<_>, Vec<_>) = std::mem::take(&mut plan.disks)
+        .into_iter()
+        .partition(|planned| path(&planned.disk).is_some() && format(&planned.disk).is_some());
+    plan.disks = here;
+    plan.unreadable
+        .extend(others.into_iter().map(|planned| LeftOut {
+            target: planned.disk.target,
+            reason: "it can be read only while the domain runs".to_owned(),
+            unknown: Unknown::new(),
+        }));
+    if plan.disks.is_empty() {
+        return Err(DomainError::GivenUp {
+            reason: "no disk can be read while the domain is off".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn with_bitmap(plan: &Plan) -> Vec<String> {
+    let disks = plan
+        .disks
+        .iter()
+        .filter(|planned| planned.can_have_bitmap());
+    disks.map(|planned| planned.disk.target.clone()).collect()
+}
+
+fn path(disk: &DomainDisk) -> Option<&Path> {
+    match &disk.source {
+        DiskSource::File(path) | DiskSource::Block(path) => Some(path),
+        _ => None,
+    }
+}
+
+fn format(disk: &DomainDisk) -> Option<Format> {
+    match disk.format.as_str() {
+        "qcow2" => Some(Format::Qcow2),
+        "raw" => Some(Format::Raw),
+        _ => None,
+    }
+}
+
+/// Names an image as libvirt does; its chain is the domain's own.
+fn spec(disk: &DomainDisk, bitmap: Option<&str>) -> Option<SourceSpec> {
+    let format = format(disk)?;
+    let is_qcow2 = format == Format::Qcow2;
+    Some(SourceSpec {
+        format: Some(format),
+        backing: is_qcow2,
+        data_file: is_qcow2,
+        bitmap: bitmap.map(str::to_owned),
+        ..SourceSpec::new(path(disk)?)
+    })
+}
+
+fn request(run: &Run<'_>, planned: &PlannedDisk) -> Result<DiskRequest, DomainError> {
+    let failed = |source| match source {
+        SourceError::InUse { .. } => started(run.domain),
+        source => DomainError::Source {
+            target: planned.disk.target.clone(),
+            source,
+        },
+    };
+    let since = pull::since(run, planned);
+    let spec = spec(&planned.disk, since.as_deref()).ok_or_else(|| DomainError::GivenUp {
+        reason: format!("disk {} cannot be named", planned.disk.target),
+    })?;
+    let source = source::open(&spec).map_err(failed)?;
+    Ok(pull::disk_request(run, planned, source, since))
+}
+
+/// Lets `qemu-img` change an image's bitmaps.
+fn qemu_img(what: &[&str], image: &Path, bitmap: &str) -> Result<(), DomainError> {
+    let mut command = Command::new("qemu-img");
+    command
+        .args(what)
+        .args(["-f", "qcow2", "--"])
+        .arg(image)
+        .arg(bitmap);
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.map_err(DomainError::file("run qemu-img on", image))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = std::io::Error::other(said.trim().to_owned());
+    Err(DomainError::file("change the bitmaps of", image)(said))
+}
+
+/// Deletes the checkpoints of a repository but for those to be kept, with their bitmaps in images.
+pub(super) fn delete_others(
+    domain: &Domain,
+    images: &[PathBuf],
+    is_ours: impl Fn(&str) -> bool,
+) -> Result<(), DomainError> {
+    for name in domain
+        .checkpoints()?
+        .into_iter()
+        .filter(|name| is_ours(name))
+    {
+        for image in images {
+            // An image may not have it.
+            drop(qemu_img(&["bitmap", "--remove"], image, &name));
+        }
+        domain.checkpoint_forget(&name)?;
+    }
+    Ok(())
+}
+
+/// Returns the images of a plan that may have bitmaps.
+pub(super) fn images(plan: &Plan) -> Vec<PathBuf> {
+    let disks = plan
+        .disks
+        .iter()
+        .filter(|planned| planned.can_have_bitmap());
+    disks
+        .filter_map(|planned| path(&planned.disk).map(Path::to_owned))
+        .collect()
+}
+
+/// What a file was: another one, or one that was written to, differs.
+fn facts(found: &Metadata) -> (u64, u64, i64, i64) {
+    (found.ino(), found.size(), found.mtime(), found.mtime_nsec())
+}
+
+/// Images that nobody changes.
+struct OfflineHold {
+    domain: Domain,
+    checkpoint: String,
+    /// Those that have the new bitmap.
+    images: Vec<PathBuf>,
+    /// What all files were when the reading began.
+    seen: Vec<(PathBuf, (u64, u64, i64, i64))>,
+    locks: Vec<ImageLock>,
+    ended: bool,
+}
+
+impl OfflineHold {
+    fn look(&mut self, plan: &Plan) -> Result<(), DomainError> {
+        for image in plan.disks.iter().filter_map(|planned| path(&planned.disk)) {
+            let found = fs::metadata(image).map_err(DomainError::file("look at", image))?;
+            self.seen.push((image.to_owned(), facts(&found)));
+        }
+        Ok(())
+    }
+
+    /// Takes locks that QEMU respects, and looks that nobody writes yet.
+    fn lock(&mut self, plan: &Plan) -> Result<(), DomainError> {
+        for image in plan.disks.iter().filter_map(|planned| path(&planned.disk)) {
+            let lock = ImageLock::keep_writers_out(image);
+            self.locks
+                .push(lock.map_err(DomainError::file("lock", image))?);
+        }
+        Ok(())
+    }
+
+    /// Returns whether the domain ran, or the images were changed, since the reading began.
+    fn was_started(&self) -> bool {
+        let runs = self.domain.state().is_ok_and(|state| state.has_process());
+        let is_other = |(path, before): &(PathBuf, (u64, u64, i64, i64))| {
+            !fs::metadata(path).is_ok_and(|found| facts(&found) == *before)
+        };
+        runs || self.seen.iter().any(is_other)
+    }
+
+    fn finish(&mut self, published: bool) -> Vec<String> {
+        if std::mem::replace(&mut self.ended, true) {
+            return Vec::new();
+        }
+        self.locks.clear();
+        if published {
+            return Vec::new();
+        }
+        let runs = self.domain.state().is_ok_and(|state| state.has_process());
+        if runs {
+            let deleted = self.domain.checkpoint_delete(&self.checkpoint);
+            return deleted
+                .err()
+                .map(|error| error.to_string())
+                .into_iter()
+                .collect();
+        }
+        for image in &self.images {
+            // It may not have been added.
+            drop(qemu_img(&["bitmap", "--remove"], image, &self.checkpoint));
+        }
+        let forgotten = self.domain.checkpoint_forget(&self.checkpoint);
+        forgotten
+            .err()
+            .map(|error| error.to_string())
+            .into_iter()
+            .collect()
+    }
+}
+
+impl Hold for OfflineHold {
+    fn check(&self) -> Result<(), String> {
+        match self.was_started() {
+            true => Err("the domain was started while it was read".to_owned()),
+            false => Ok(()),
+        }
+    }
+
+    fn stopped_by(&self) -> Option<DomainError> {
+        self.was_started().then(|| started(&self.domain))
+    }
+
+    fn end(mut self: Box<Self>, published: bool) -> Vec<String> {
+        self.finish(published)
+    }
+}
+
+impl Drop for OfflineHold {
+    fn drop(&mut self) {
+        // Nobody is left to be told.
+        drop(self.finish(false));
+    }
+}
