@@ -15,5 +15,6 @@ mod live_backup;
 mod live_interrupt;
 mod offline;
 mod restore_define;
+mod restore_in_place;
 mod snapshot;
 mod snapshot_mode;

@@ -149,3 +149,49 @@ impl Overlay {
         header
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Source;
+    use crate::source::qcow2::{Qcow2Options, Qcow2Source};
+
+    #[test]
+    fn an_overlay_is_what_lies_below_but_for_its_blocks() {
+        let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+        let (below, above) = (folder.path().join("a.raw"), folder.path().join("b.qcow2"));
+        let block = usize::try_from(Overlay::BLOCK_LEN).expect("it is small");
+        fs::write(&below, vec![1; 4 * block]).expect("a file can be written");
+        let size = 5 * Overlay::BLOCK_LEN + 512;
+        let named = Below {
+            path: below,
+            format: "raw",
+        };
+        let overlay = Overlay::create(&above, size, named).expect("a file can be made");
+        overlay
+            .write_block(5 * Overlay::BLOCK_LEN, &[3; 512])
+            .expect("there is space");
+        overlay
+            .write_block(Overlay::BLOCK_LEN, &vec![2; block])
+            .expect("there is space");
+        overlay.zero_block(2 * Overlay::BLOCK_LEN);
+        let len = overlay.finish().expect("it is whole");
+        let found = fs::metadata(&above).expect("it has its name");
+        assert_eq!(
+            (found.len(), found.permissions().mode() & 0o777),
+            (len, 0o600)
+        );
+        let options = Qcow2Options {
+            allow_backing: true,
+            ..Qcow2Options::default()
+        };
+        let disk = Qcow2Source::open(&above, &options).expect("it is an image");
+        assert_eq!(disk.size(), size);
+        let mut bytes = vec![9; 5 * block + 512];
+        disk.read_at(0, &mut bytes).expect("it can be read");
+        for (number, expected) in [1, 2, 0, 1, 0, 3].into_iter().enumerate() {
+            let mut here = bytes.iter().skip(number * block).take(block);
+            assert!(here.all(|byte| *byte == expected), "block {number}");
+        }
+    }
+}

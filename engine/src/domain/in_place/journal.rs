@@ -152,7 +152,14 @@ impl Journal {
                 path: names.disk.clone(),
                 source,
             })?;
-            if fs::symlink_metadata(&names.base).is_err() {
+            let exists = |path: &Path| fs::symlink_metadata(path).is_ok();
+            if exists(&names.base) && exists(&names.disk) {
+                return Err(InPlaceError::Unfit {
+                    target: names.disk.display().to_string(),
+                    reason: format!("it is there, and {} too", names.base.display()),
+                });
+            }
+            if !exists(&names.base) {
                 durable::rename_file(&names.disk, &names.base)?;
             }
         }

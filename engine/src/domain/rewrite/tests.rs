@@ -266,6 +266,42 @@ fn what_the_snapshot_does_not_hold_stays_where_wanted() -> Result {
 }
 
 #[test]
+fn lines_of_the_host_become_ptys() -> Result {
+    let line = |kind: &str, how: &Rewrite| {
+        let device =
+            format!("<serial type='{kind}'><source path='/p'/><target port='0'/></serial>");
+        let xml = format!("<domain><uuid>u</uuid><devices>{device}</devices></domain>");
+        let no_disks = Rewrite {
+            disks: BTreeMap::new(),
+            ..how.clone()
+        };
+        let done = no_disks.apply(&Element::parse(&xml, "domain")?)?;
+        let kind = device_kind(&done.xml).ok_or("no line")?;
+        Ok::<_, Box<dyn Error>>((kind, done.dropped.len()))
+    };
+    let lost = Rewrite {
+        drop_line_files: true,
+        ..how()
+    };
+    let new = Rewrite {
+        new_ids: true,
+        ..how()
+    };
+    let said = |kind: &str, count| (kind.to_owned(), count);
+    assert_eq!(line("file", &how())?, said("file", 0));
+    assert_eq!(line("file", &lost)?, said("pty", 1));
+    assert_eq!(line("file", &new)?, said("pty", 1));
+    assert_eq!(line("dev", &how())?, said("pty", 1));
+    assert_eq!(line("tcp", &how())?, said("tcp", 0));
+    assert_eq!(line("pty", &how())?, said("pty", 0));
+    Ok(())
+}
+
+fn device_kind(root: &Element) -> Option<String> {
+    device(root, "serial", 0)?.get("type").map(str::to_owned)
+}
+
+#[test]
 fn hostile_xml_gives_an_error_or_a_domain() -> Result {
     let apply = |xml: &str| {
         let root = Element::parse(xml, "domain")?;
