@@ -143,7 +143,7 @@ fn a_guest_goes_on_from_its_memory() {
     let dir = domain.folder().join("restored");
     let listed = cairn(lab, &world, &["snapshots", "--json"]).out;
     let listed: serde_json::Value = serde_json::from_str(&listed).expect("it is JSON");
-    let first = &listed["snapshots"][0]["id"];
+    let first = &listed[0]["id"];
     let first = first.as_str().expect("it has an id").to_owned();
     let args = [
         "restore",
