@@ -48,26 +48,26 @@ pub struct DomainArgs {
     pub pool: Option<String>,
 
     /// Leave the network interfaces without a link
-    #[arg(long, requires = "define")]
+    #[arg(long, conflicts_with_all = ["to", "in_place", "memory"])]
     pub no_ip: bool,
 
     /// Leave the network interfaces out
-    #[arg(long, requires = "define", conflicts_with = "no_ip")]
+    #[arg(long, conflicts_with_all = ["to", "in_place", "memory", "no_ip"])]
     pub no_nic: bool,
 
     /// Draw a new UUID and new MAC addresses, so that it can stand beside the original
-    #[arg(long, requires = "define")]
+    #[arg(long, conflicts_with_all = ["to", "in_place", "memory"])]
     pub new_ids: bool,
 
     /// Keep disks, media and shared folders that are not in the snapshot
-    #[arg(long, requires = "define")]
+    #[arg(long, conflicts_with_all = ["to", "in_place", "memory"])]
     pub keep_foreign_disks: bool,
 
     /// Let the domain run at once, and copy its disks in the background; qcow2 only
     ///
     /// Until all is copied, the domain reads what is missing from the repository. See
     /// `cairn instant --help`.
-    #[arg(long, requires = "define")]
+    #[arg(long, conflicts_with_all = ["to", "in_place", "memory"])]
     pub instant: bool,
 
     /// Copy at most SIZE a second of each disk [default: no limit]
@@ -75,14 +75,14 @@ pub struct DomainArgs {
     pub pull_limit: Option<String>,
 
     /// XML of the domain, in place of the snapshot's own
-    #[arg(long, value_name = "FILE", requires = "define")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "in_place", "memory"])]
     pub domain_xml: Option<PathBuf>,
 
     #[command(flatten)]
     pub places: Places,
 
     /// Start the domain
-    #[arg(long, requires = "define")]
+    #[arg(long, conflicts_with_all = ["to", "in_place", "memory"])]
     pub start: bool,
 
     /// User that the files get, by name or number
