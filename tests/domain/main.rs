@@ -14,5 +14,6 @@ mod instant;
 mod live_backup;
 mod live_interrupt;
 mod offline;
+mod remote;
 mod restore_define;
 mod snapshot;
