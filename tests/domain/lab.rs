@@ -33,8 +33,17 @@ impl Lab {
         Self::start_as("root")
     }
 
+    /// A lab of its own whose libvirtd listens on the loopback too: by TLS, and by plain TCP.
+    pub fn start_listening(tls: u16, tcp: u16) -> Self {
+        Self::start_with("LAB_PORTS", &format!("{tls} {tcp}"))
+    }
+
     /// A lab of its own whose QEMU runs as this user.
     pub fn start_as(user: &str) -> Self {
+        Self::start_with("LAB_QEMU_USER", user)
+    }
+
+    fn start_with(setting: &str, value: &str) -> Self {
         // Not where TMPDIR says: paths of UNIX sockets must be short.
         let folder = tempfile::Builder::new().prefix("cl-").tempdir_in("/tmp");
         let folder = folder.expect("a temporary folder can be made").keep();
@@ -42,7 +51,7 @@ impl Lab {
         let mut command = script(&folder);
         command
             .arg("hold")
-            .env("LAB_QEMU_USER", user)
+            .env(setting, value)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log);

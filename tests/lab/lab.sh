@@ -21,12 +21,14 @@
 #
 # Sizes take K, M and G; BYTE is 0..255 or 0x.. DIR/pki holds a CA and two certificates, for backups
 # with <server tls='yes'>. Settings: LAB_QEMU_USER (the user QEMU runs as; root unless said
-# otherwise), LAB_ACCEL=qemu|kvm, and what guest.sh takes.
+# otherwise), LAB_ACCEL=qemu|kvm, LAB_PORTS="TLS TCP" (ports on which the libvirtd listens on the
+# loopback, with DIR/pki/libvirt as a client's pkipath), and what guest.sh takes.
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ACCEL=${LAB_ACCEL:-qemu}
 QEMU_USER=${LAB_QEMU_USER:-root}
+PORTS=${LAB_PORTS:-}
 PARTS=(etc lib run cache log)
 DIR=
 export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
@@ -103,13 +105,18 @@ make_pki() {
             openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost \
                 -keyout $who-key.pem -out $who.csr
             printf '%s\n' 'subjectAltName=DNS:localhost,IP:127.0.0.1' "extendedKeyUsage=$use" \
-                keyUsage=digitalSignature basicConstraints=CA:FALSE >ext
+                keyUsage=digitalSignature,keyEncipherment basicConstraints=CA:FALSE >ext
             openssl x509 -req -in $who.csr -CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial \
                 -days 30 -out $who-cert.pem -extfile ext
             rm $who.csr ext
         done
         # QEMU reads them as whatever user it runs as.
         chmod 644 ./*.pem
+        # The same under the names that libvirt looks for.
+        mkdir libvirt
+        ln -s ../ca-cert.pem libvirt/cacert.pem
+        ln -s ../client-cert.pem libvirt/clientcert.pem
+        ln -s ../client-key.pem libvirt/clientkey.pem
     ) >"$DIR/pki.log" 2>&1 || die "openssl failed: $(cat "$DIR/pki.log")"
 }
 
@@ -135,6 +142,18 @@ log_outputs = "3:file:$L/libvirtd.log"
 unix_sock_dir = "/run/libvirt"
 auth_unix_ro = "none"
 auth_unix_rw = "none"
+EOF
+    [ -n "$PORTS" ] || return 0
+    cat >>"$L/etc/libvirtd.conf" <<EOF
+listen_addr = "127.0.0.1"
+listen_tls = 1
+tls_port = "${PORTS% *}"
+listen_tcp = 1
+tcp_port = "${PORTS#* }"
+auth_tcp = "none"
+ca_file = "$DIR/pki/ca-cert.pem"
+cert_file = "$DIR/pki/server-cert.pem"
+key_file = "$DIR/pki/server-key.pem"
 EOF
 }
 
@@ -165,7 +184,8 @@ cmd_up() {
         mount --bind "$1/cache" /var/cache/libvirt
         mount --bind "$1/log" /var/log/libvirt
         if [ -e "$1/kvm" ]; then mount --bind "$1/kvm" /dev/kvm; fi
-        exec libvirtd -f "$1/etc/libvirtd.conf" -p "$1/libvirtd.pid"' lab-libvirtd "$L" \
+        exec libvirtd $2 -f "$1/etc/libvirtd.conf" -p "$1/libvirtd.pid"' \
+        lab-libvirtd "$L" "${PORTS:+--listen}" \
         </dev/null >"$L/libvirtd.out" 2>&1 &
     child=$!
     for _ in $(seq 1200); do

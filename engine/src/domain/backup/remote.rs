@@ -247,9 +247,9 @@ impl Host {
         let names: Vec<String> = files.iter().map(|f| quoted(&f.to_string_lossy())).collect();
         let names = names.join(" ");
         let script = format!(
-            "for i in 1 2 3 4 5 6 7 8 9 10; do there=\n\
+            "i=0; while [ $i -lt 50 ]; do there=\n\
              for f in {names}; do [ ! -e \"$f\" ] || there=1; done\n\
-             [ -n \"$there\" ] || exit 0; sleep 1; done\n\
+             [ -n \"$there\" ] || exit 0; i=$((i+1)); sleep 0.2; done\n\
              rm -f -- {names}"
         );
         self.ask(&script).map(drop)
