@@ -94,3 +94,47 @@ fn a_start_is_locked_out_or_seen() {
     }
     compare(&world, &domain, "vda");
 }
+
+#[test]
+fn a_signal_and_a_kill_leave_no_bitmaps() {
+    let (lab, world) = (Lab::shared(), World::new());
+    let domain = lab.light("ended", &[("vda", 64 * MIB)]);
+    domain.write("vda", MIB, 24 * MIB, 0x11);
+    domain.destroy();
+    let image = domain.image("vda");
+    let image = image.to_str().expect("a test's path");
+    let bitmaps = || {
+        world
+            .tool("qemu-img", &["info", image])
+            .matches("name: cairn-")
+            .count()
+    };
+    for signal in ["-INT", "-KILL"] {
+        let mut command = lab.command(&world, ["backup", "ended", "--limit", "1MiB"]);
+        command
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null());
+        let mut child = command.spawn().expect("cairn can be run");
+        let begun = std::time::Instant::now();
+        while bitmaps() == 0 {
+            assert!(begun.elapsed().as_secs() < 30, "no bitmap came");
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let killed = std::process::Command::new("/bin/kill")
+            .args([signal, &child.id().to_string()])
+            .status();
+        assert!(killed.expect("kill can be run").success());
+        let status = child.wait().expect("it can be waited for");
+        if signal == "-INT" {
+            assert_eq!(status.code(), Some(130));
+        } else {
+            let recovered = lab.cairn(&world, ["recover", "ended"]);
+            assert_eq!(recovered.code, 0, "{recovered:?}");
+        }
+        assert_eq!(bitmaps(), 0, "after {signal}");
+    }
+    assert_eq!(mode(&backup(lab, &world, &["ended"])).0, "full");
+    domain.start();
+    compare(&world, &domain, "vda");
+}

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::DomainError;
-use super::backup::{Host, end_job};
+use super::backup::{Host, end_job, remove_bitmaps};
 use super::freeze::{Held, let_go};
 use super::overlay::end_saving;
 use super::run_folder::{DeadRun, dead_runs};
@@ -57,6 +57,8 @@ fn clear(domain: &Domain, run: &DeadRun, say: &(dyn Fn(&str) + Sync)) -> Result<
         && !run.record.published
     {
         domain.checkpoint_delete(checkpoint)?;
+        // libvirt deletes no bitmaps of a domain that is off.
+        remove_bitmaps(domain, &run.record.images, checkpoint)?;
     }
     let Some(remote) = &run.record.remote else {
         for scratch in &run.record.scratch {

@@ -36,6 +36,9 @@ pub struct RunRecord {
     /// Overlays that must be committed back.
     #[serde(default)]
     pub overlays: Vec<Overlay>,
+    /// Images of a domain that is off, which get the checkpoint's bitmap.
+    #[serde(default)]
+    pub images: Vec<PathBuf>,
     /// Whether the guest may be frozen by it: `agent` or `suspend`.
     pub frozen: Option<String>,
     /// Whether its snapshot is published, so that the checkpoint stays.
@@ -266,6 +269,7 @@ mod tests {
             checkpoint: None,
             scratch: Vec::new(),
             overlays: Vec::new(),
+            images: Vec::new(),
             frozen: None,
             published: false,
             remote: None,

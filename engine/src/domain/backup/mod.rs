@@ -18,6 +18,7 @@ mod watch;
 
 pub use extras::{NVRAM, TPM};
 pub use memory::{MEMORY, MEMORY_XML};
+pub(super) use offline::remove_bitmaps;
 pub use options::{
     DomainBackupDone, DomainBackupOptions, Offline, Reading, ScratchOptions, TlsOptions, Way,
 };

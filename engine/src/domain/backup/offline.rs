@@ -15,9 +15,12 @@ use super::extras::Extras;
 use super::options::Offline;
 use super::plan::{Parent, Plan, PlannedDisk};
 use super::pull;
+use super::scratch::Scratch;
 use super::view::{Hold, Run, View};
+use super::watch::{Trouble, Watch};
 use crate::backup::DiskRequest;
 use crate::domain::DomainError;
+use crate::domain::run_folder::{RunFolder, RunRecord};
 use crate::format::Unknown;
 use crate::format::domain::{Consistency, LeftOut, Method};
 use crate::repository::Snapshot;
@@ -78,9 +81,28 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
     }
     leave_out_others(plan)?;
     let name = run.name.to_string();
+    let folder = RunFolder::make(
+        run.run_folder(),
+        run.name.drawn(),
+        None,
+        RunRecord {
+            uuid: run.domain.uuid().to_owned(),
+            name: run.domain.name().to_owned(),
+            pid: std::process::id(),
+            checkpoint: Some(name.clone()),
+            scratch: Vec::new(),
+            overlays: Vec::new(),
+            images: images(plan),
+            frozen: None,
+            published: false,
+            remote: None,
+        },
+    )?;
     let mut hold = OfflineHold {
         domain: run.domain.clone(),
         checkpoint: name.clone(),
+        folder,
+        watch: None,
         images: Vec::new(),
         seen: Vec::new(),
         locks: Vec::new(),
@@ -115,6 +137,16 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
     if run.domain.state()?.has_process() {
         return Err(started(run.domain));
     }
+    let watch = Watch::start_with(
+        runs,
+        run.domain.clone(),
+        Scratch::none(),
+        run.options.cancel.clone(),
+        run.stop.clone(),
+    );
+    hold.watch = Some(watch.map_err(|error| DomainError::GivenUp {
+        reason: format!("no thread can be started to watch the domain: {error}"),
+    })?);
     let extras = Extras::read(run);
     Ok(View {
         disks,
@@ -129,6 +161,12 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         warnings,
         hold: Box::new(hold),
     })
+}
+
+/// Looks whether the domain was started.
+fn runs(domain: &Domain) -> Option<Trouble> {
+    let runs = domain.state().is_ok_and(|state| state.has_process());
+    runs.then(|| Trouble::Other("the domain was started while it was read".to_owned()))
 }
 
 fn started(domain: &Domain) -> DomainError {
@@ -227,6 +265,22 @@ fn qemu_img(what: &[&str], image: &Path, bitmap: &str) -> Result<(), DomainError
     Err(DomainError::file("change the bitmaps of", image)(said))
 }
 
+/// Removes a checkpoint's bitmaps from images, where the domain is off.
+pub(in crate::domain) fn remove_bitmaps(
+    domain: &Domain,
+    images: &[PathBuf],
+    name: &str,
+) -> Result<(), DomainError> {
+    if domain.state()?.has_process() {
+        return Ok(());
+    }
+    for image in images {
+        // An image may not have it.
+        drop(qemu_img(&["bitmap", "--remove"], image, name));
+    }
+    Ok(())
+}
+
 /// Deletes the checkpoints of a repository but for those to be kept, with their bitmaps in images.
 pub(super) fn delete_others(
     domain: &Domain,
@@ -238,10 +292,7 @@ pub(super) fn delete_others(
         .into_iter()
         .filter(|name| is_ours(name))
     {
-        for image in images {
-            // An image may not have it.
-            drop(qemu_img(&["bitmap", "--remove"], image, &name));
-        }
+        remove_bitmaps(domain, images, &name)?;
         domain.checkpoint_forget(&name)?;
     }
     Ok(())
@@ -267,6 +318,8 @@ fn facts(found: &Metadata) -> (u64, u64, i64, i64) {
 struct OfflineHold {
     domain: Domain,
     checkpoint: String,
+    folder: RunFolder,
+    watch: Option<Watch>,
     /// Those that have the new bitmap.
     images: Vec<PathBuf>,
     /// What all files were when the reading began.
@@ -307,9 +360,16 @@ impl OfflineHold {
         if std::mem::replace(&mut self.ended, true) {
             return Vec::new();
         }
+        self.watch = None;
         self.locks.clear();
         if published {
-            return Vec::new();
+            // Whoever clears up after us must not take the checkpoint away.
+            let told = self.folder.update(|record| record.published = true);
+            return told
+                .err()
+                .map(|error| error.to_string())
+                .into_iter()
+                .collect();
         }
         let runs = self.domain.state().is_ok_and(|state| state.has_process());
         if runs {

@@ -52,6 +52,7 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         checkpoint: Some(run.name.to_string()),
         scratch: scratch.files(),
         overlays: Vec::new(),
+        images: Vec::new(),
         frozen: None,
         published: false,
         remote,

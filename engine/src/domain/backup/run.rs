@@ -328,17 +328,23 @@ impl Attempt<'_> {
                 for warning in &warnings {
                     (options.say)(warning);
                 }
-                Err(self.failure(error, cause))
+                Err(self.failure(&plan, error, cause))
             }
         }
     }
 
     /// Says why a backup failed: what stopped it counts more than how the reading ended.
-    fn failure(&self, error: BackupError, cause: Option<DomainError>) -> DomainError {
+    fn failure(&self, plan: &Plan, error: BackupError, cause: Option<DomainError>) -> DomainError {
         if let BackupError::AuditFailed { .. } = error {
             // The bitmaps lied once: nothing is built on them again.
             let repository = &self.repository.config().repository_id;
-            if let Err(error) = delete_others(self.domain, repository, &[]) {
+            let is_ours = |name: &str| CheckpointName::is_of(name, repository);
+            let runs = self.domain.state().is_ok_and(DomainState::has_process);
+            let deleted = match runs {
+                true => delete_others(self.domain, repository, &[]).map_err(Into::into),
+                false => offline::delete_others(self.domain, &offline::images(plan), is_ours),
+            };
+            if let Err(error) = deleted {
                 (self.options.say)(&error.to_string());
             }
         }

@@ -76,6 +76,15 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
+    /// Watches nothing: for runs without scratch files.
+    pub(super) fn none() -> Self {
+        Self {
+            files: BTreeMap::new(),
+            reserves: BTreeMap::new(),
+            eye: Eye::Closed,
+        }
+    }
+
     /// Chooses a file for each disk, and looks whether there is room.
     pub(super) fn plan(
         run: &str,

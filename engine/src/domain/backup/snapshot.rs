@@ -111,6 +111,7 @@ fn record(run: &Run<'_>, overlays: &[Overlay], memory: Option<&Memory>) -> RunRe
         checkpoint: Some(run.name.to_string()),
         scratch: memory.iter().map(|memory| memory.path.clone()).collect(),
         overlays: overlays.to_vec(),
+        images: Vec::new(),
         frozen: None,
         published: false,
         remote: None,

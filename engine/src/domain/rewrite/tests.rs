@@ -340,7 +340,7 @@ fn hostile_xml_gives_an_error_or_a_domain() -> Result {
         "address",
     ];
     for name in names {
-        let device = format!("<{name}/><{name}>x<source/><target/><backend/><cid/>\u{1b}</{name}>");
+        let device = format!("<{name}/><{name}>x<source/><target/><backend/><cid/>\u{e9}</{name}>");
         let xml =
             format!("<domain><uuid/><uuid/><os><nvram/></os><devices>{device}</devices></domain>");
         let done = apply(&xml)?;
