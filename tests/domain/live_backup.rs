@@ -70,6 +70,16 @@ fn only_changes_are_read_and_the_bytes_are_right() {
         assert_eq!(second["disks"][disk]["mode"], "incremental");
         assert_eq!(second["disks"][disk]["dirty_bytes"], 64 * 1024);
     }
+    let shown = world.json(["show", "changes"]);
+    assert_eq!(
+        shown["domain"]["checkpoint"],
+        second["domain"]["checkpoint"]
+    );
+    assert!(
+        world
+            .ok(["show", "changes"])
+            .contains("as after a power cut")
+    );
     // A whole backup of the same bytes under another name has the same recipes.
     domain.destroy();
     for (place, target) in ["vda", "vdb"].into_iter().enumerate() {

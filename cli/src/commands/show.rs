@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::context::Context;
 use crate::exit::Outcome;
-use crate::output::snapshots::{ShowReport, SnapshotReport};
+use crate::output::snapshots::ShowReport;
 use crate::session::{self, Snapshots};
 
 const EXAMPLES: &str = "\
@@ -26,11 +26,6 @@ pub fn run(args: &ShowArgs, context: &Context) -> Result<Outcome> {
     let repository = session::open(context)?;
     let snapshots = Snapshots::read(context, &repository)?;
     let snapshot = snapshots.find(&args.snapshot)?;
-    context.print(&ShowReport {
-        snapshot: SnapshotReport::of(snapshot),
-        host: snapshot.manifest.host.clone(),
-        program: snapshot.manifest.program.clone(),
-        metadata: snapshot.manifest.metadata.clone(),
-    })?;
+    context.print(&ShowReport::of(snapshot))?;
     Ok(Outcome::Done)
 }

@@ -114,6 +114,17 @@ impl DiskReport {
     }
 }
 
+/// Says what the disks of a domain show.
+pub fn consistency_words(consistency: Consistency) -> &'static str {
+    match consistency {
+        Consistency::Crash => "as after a power cut",
+        Consistency::Agent => "file systems frozen by the guest agent",
+        Consistency::Suspend => "guest suspended",
+        Consistency::Offline => "domain off",
+        Consistency::Memory => "with the guest's memory",
+    }
+}
+
 /// Returns the word for how a disk was read, the same as in JSON.
 pub fn mode_word(mode: DiskMode) -> &'static str {
     match mode {
@@ -160,14 +171,7 @@ impl Report for BackupReport {
 
 impl DomainReport {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let consistency = match self.consistency {
-            Consistency::Crash => "as after a power cut",
-            Consistency::Agent => "file systems frozen by the guest agent",
-            Consistency::Suspend => "guest suspended",
-            Consistency::Offline => "domain off",
-            Consistency::Memory => "with the guest's memory",
-        };
-        write!(out, "consistency: {consistency}")?;
+        write!(out, "consistency: {}", consistency_words(self.consistency))?;
         match self.frozen_ms {
             Some(held) => writeln!(out, ", held still for {held} ms")?,
             None => writeln!(out)?,

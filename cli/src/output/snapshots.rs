@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use cairn_engine::format::domain::DomainRecord;
 use cairn_engine::format::manifest::DiskMode;
 use cairn_engine::id::{NodeId, SnapshotId};
 use cairn_engine::repository::Snapshot;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::backup::mode_word;
+use super::backup::{consistency_words, mode_word};
 use super::table::{Table, printable};
 use super::{Report, size, time};
 
@@ -69,6 +70,64 @@ pub struct ShowReport {
     pub program: String,
     /// What the source says about the VM.
     pub metadata: BTreeMap<String, String>,
+    /// The libvirt domain, where it is one: how and when its disks were held still, and what is not
+    /// in the snapshot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<DomainRecord>,
+    /// Documents beside the disks, such as `nvram`.
+    pub files: Vec<ShownFile>,
+    /// What needs the snapshot, so that it cannot be forgotten.
+    pub pins: Vec<String>,
+}
+
+/// A document beside the disks.
+#[derive(Debug, Serialize)]
+pub struct ShownFile {
+    /// Its name.
+    pub name: String,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+impl ShowReport {
+    /// Returns what a snapshot's manifest and notes say.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let manifest = &snapshot.manifest;
+        let files = manifest.files.iter().map(|file| ShownFile {
+            name: file.name.clone(),
+            size: file.size,
+        });
+        Self {
+            snapshot: SnapshotReport::of(snapshot),
+            host: manifest.host.clone(),
+            program: manifest.program.clone(),
+            metadata: manifest.metadata.clone(),
+            domain: manifest.domain.clone(),
+            files: files.collect(),
+            pins: snapshot.state.pins.iter().cloned().collect(),
+        }
+    }
+
+    /// Writes what is known of the domain, a line each.
+    fn write_domain(&self, line: &mut dyn FnMut(&str, String) -> io::Result<()>) -> io::Result<()> {
+        let Some(domain) = &self.domain else {
+            return Ok(());
+        };
+        line(
+            "domain",
+            format!("{} of {}", domain.uuid, domain.hypervisor),
+        )?;
+        let checkpoint = domain.checkpoint.as_deref().unwrap_or("none");
+        line("held", consistency_words(domain.consistency).to_owned())?;
+        line("checkpoint", checkpoint.to_owned())?;
+        for out in &domain.left_out {
+            line("left out", format!("{}: {}", out.target, out.reason))?;
+        }
+        for text in &domain.not_saved {
+            line("not saved", text.clone())?;
+        }
+        Ok(())
+    }
 }
 
 impl SnapshotReport {
@@ -165,6 +224,13 @@ impl Report for ShowReport {
                     size::human(text.len() as u64)
                 ),
             )?;
+        }
+        self.write_domain(&mut line)?;
+        for file in &self.files {
+            line("file", format!("{}, {}", file.name, size::human(file.size)))?;
+        }
+        for pin in &self.pins {
+            line("pinned", pin.clone())?;
         }
         writeln!(out)?;
         let mut table = Table::new(&[
