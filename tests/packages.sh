@@ -41,6 +41,8 @@ command setfacl acl
 command setcap libcap2-bin
 command mcopy mtools
 file /usr/bin/python3 python3
+file /usr/share/terminfo/d ncurses-term
+file /usr/share/bash-completion/bash_completion bash-completion
 file /bin/kill procps
 command mkfifo coreutils
 file /usr/include/libvirt/libvirt.h libvirt-dev
