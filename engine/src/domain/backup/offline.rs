@@ -81,23 +81,8 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
     }
     leave_out_others(plan)?;
     let name = run.name.to_string();
-    let folder = RunFolder::make(
-        run.run_folder(),
-        run.name.drawn(),
-        None,
-        RunRecord {
-            uuid: run.domain.uuid().to_owned(),
-            name: run.domain.name().to_owned(),
-            pid: std::process::id(),
-            checkpoint: Some(name.clone()),
-            scratch: Vec::new(),
-            overlays: Vec::new(),
-            images: images(plan),
-            frozen: None,
-            published: false,
-            remote: None,
-        },
-    )?;
+    let record = record(run, plan);
+    let folder = RunFolder::make(run.run_folder(), run.name.drawn(), None, record)?;
     let mut hold = OfflineHold {
         domain: run.domain.clone(),
         checkpoint: name.clone(),
@@ -137,16 +122,7 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
     if run.domain.state()?.has_process() {
         return Err(started(run.domain));
     }
-    let watch = Watch::start_with(
-        runs,
-        run.domain.clone(),
-        Scratch::none(),
-        run.options.cancel.clone(),
-        run.stop.clone(),
-    );
-    hold.watch = Some(watch.map_err(|error| DomainError::GivenUp {
-        reason: format!("no thread can be started to watch the domain: {error}"),
-    })?);
+    hold.watch = Some(watch(run)?);
     let extras = Extras::read(run);
     Ok(View {
         disks,
@@ -160,6 +136,34 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         frozen_ms: None,
         warnings,
         hold: Box::new(hold),
+    })
+}
+
+fn record(run: &Run<'_>, plan: &Plan) -> RunRecord {
+    RunRecord {
+        uuid: run.domain.uuid().to_owned(),
+        name: run.domain.name().to_owned(),
+        pid: std::process::id(),
+        checkpoint: Some(run.name.to_string()),
+        scratch: Vec::new(),
+        overlays: Vec::new(),
+        images: images(plan),
+        frozen: None,
+        published: false,
+        remote: None,
+    }
+}
+
+fn watch(run: &Run<'_>) -> Result<Watch, DomainError> {
+    let watch = Watch::start_with(
+        runs,
+        run.domain.clone(),
+        Scratch::none(),
+        run.options.cancel.clone(),
+        run.stop.clone(),
+    );
+    watch.map_err(|error| DomainError::GivenUp {
+        reason: format!("no thread can be started to watch the domain: {error}"),
     })
 }
 
