@@ -155,8 +155,13 @@ fn record(run: &Run<'_>, plan: &Plan) -> RunRecord {
 }
 
 fn watch(run: &Run<'_>) -> Result<Watch, DomainError> {
+    // A start that the lock refuses looks like one for a moment.
+    let look: fn(&Domain) -> Option<Trouble> = match run.options.offline {
+        Offline::Lock => |_| None,
+        Offline::Detect => runs,
+    };
     let watch = Watch::start_with(
-        runs,
+        look,
         run.domain.clone(),
         Scratch::none(),
         run.options.cancel.clone(),
@@ -353,7 +358,8 @@ impl OfflineHold {
 
     /// Returns whether the domain ran, or the images were changed, since the reading began.
     fn was_started(&self) -> bool {
-        let runs = self.domain.state().is_ok_and(|state| state.has_process());
+        let is_free = self.locks.is_empty();
+        let runs = is_free && self.domain.state().is_ok_and(|state| state.has_process());
         let is_other = |(path, before): &(PathBuf, (u64, u64, i64, i64))| {
             !fs::metadata(path).is_ok_and(|found| facts(&found) == *before)
         };
@@ -406,7 +412,8 @@ impl Hold for OfflineHold {
     }
 
     fn stopped_by(&self) -> Option<DomainError> {
-        self.was_started().then(|| started(&self.domain))
+        let was_seen = self.watch.as_ref().and_then(Watch::trouble).is_some();
+        (was_seen || self.was_started()).then(|| started(&self.domain))
     }
 
     fn end(mut self: Box<Self>, published: bool) -> Vec<String> {
