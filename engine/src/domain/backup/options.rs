@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::backup::{BackupDone, Warning};
+use crate::backup::BackupDone;
 use crate::domain::freeze::{Freeze, GuardProgram};
 use crate::domain::hook::Hook;
 use crate::format::domain::LeftOut;
@@ -114,11 +114,4 @@ pub struct DomainBackupDone {
     pub unreadable: Vec<LeftOut>,
     /// How long the guest was held still, in milliseconds, if it was.
     pub frozen_ms: Option<u64>,
-}
-
-impl DomainBackupDone {
-    /// Returns the engine's own warnings.
-    pub fn engine_warnings(&self) -> &[Warning] {
-        &self.backup.warnings
-    }
 }

@@ -1,6 +1,6 @@
 //! The XML of backup jobs and checkpoints.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{Element, XmlError};
 
@@ -97,12 +97,6 @@ impl BackupDisk {
     pub fn dirty_context(&self) -> Option<String> {
         let incremental = self.incremental.is_some();
         incremental.then(|| format!("qemu:dirty-bitmap:{}", bitmap_name(&self.target)))
-    }
-
-    /// Returns whether a job's scratch file may have this name: for whoever clears up.
-    pub fn is_scratch_name(path: &Path) -> bool {
-        let name = path.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| name.starts_with(".cairn-") && name.ends_with(".scratch"))
     }
 }
 
