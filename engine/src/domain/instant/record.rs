@@ -1,8 +1,10 @@
 //! What must be known of an instant restore after every process that worked on it is gone.
 //!
-//!     STATE/<uuid>.json     the record
-//!     STATE/<uuid>.lock     locked by the process that watches over the restore; holds its number
-//!     STATE/<uuid>.log      what that process says
+//! ```text
+//! STATE/<uuid>.json     the record
+//! STATE/<uuid>.lock     locked by the process that watches over the restore; holds its number
+//! STATE/<uuid>.log      what that process says
+//! ```
 
 use std::fs::{self, File};
 use std::io::{self, Read};
