@@ -6,18 +6,17 @@
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::hot::HotPacks;
 use super::{Repository, RepositoryError};
 use crate::cache::Cache;
-use crate::format::FileKind;
-use crate::format::plan::Plan;
 use crate::format::recipe::{EMPTY_LEAF, Node};
 use crate::format::session::SessionKind;
 use crate::id::{ContentId, NodeId, PackId, SessionId, SnapshotId};
 use crate::index::{Index, IndexOptions, OpenReport, PackFooters, Place};
-use crate::limits::{MIB, SMALL_DOCUMENT_LEN_MAX};
+use crate::limits::MIB;
 use crate::pack::{FooterCache, PackError, PackReader, places_in, read_footer};
 use crate::recipe::{NodeError, NodeStore};
 use crate::storage::{Area, Name, Session, StorageError};
@@ -75,6 +74,7 @@ impl Contents {
         let is_writer = matches!(access, Access::Write);
         let packs = list_packs(repository, is_writer)?;
         if let Access::Read(pins) = &access {
+            repository.check_not_taken(pins)?;
             repository.check_present(pins)?;
         }
         let temp = repository.temp_folder(session.id())?;
@@ -123,6 +123,11 @@ impl Contents {
     /// Returns the index.
     pub fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// Returns the folder for the session's private files.
+    pub(crate) fn temp_folder(&self) -> Result<PathBuf, RepositoryError> {
+        self.repository.temp_folder(self.session())
     }
 
     /// Returns what opening the index met: packs taken in, dropped, and unreadable ones.
@@ -316,8 +321,8 @@ pub(super) fn list_packs(
     repository: &Repository,
     is_writer: bool,
 ) -> Result<Vec<PackId>, RepositoryError> {
-    let condemned = match is_writer {
-        true => condemned(repository)?,
+    let condemned: HashSet<PackId> = match is_writer {
+        true => repository.condemned()?.into_iter().collect(),
         false => HashSet::new(),
     };
     let listed = repository.storage().list(Area::Packs)?.into_iter();
@@ -342,25 +347,6 @@ fn is_unsettled(error: &PackError) -> bool {
         _ => false,
     }
 }
-
-/// Returns what a collection at work has condemned.
-fn condemned(repository: &Repository) -> Result<HashSet<PackId>, RepositoryError> {
-    let object = Name::GcPlan;
-    let stored = match repository.storage().read(&object, PLAN_LEN_MAX) {
-        Ok(stored) => stored,
-        Err(StorageError::NotFound(_)) => return Ok(HashSet::new()),
-        Err(error) => return Err(error.into()),
-    };
-    let plan = repository
-        .keys()
-        .open_document(FileKind::GcPlan, stored)
-        .and_then(|plain| Plan::decode(&plain))
-        .map_err(|source| RepositoryError::Document { object, source })?;
-    Ok(plan.condemned.into_iter().collect())
-}
-
-/// A plan names packs by 64 digits each: a million of them fit.
-const PLAN_LEN_MAX: u64 = 128 * SMALL_DOCUMENT_LEN_MAX;
 
 /// Lets the index read footers of packs.
 pub(super) struct FooterSource<'a> {

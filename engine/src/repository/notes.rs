@@ -1,6 +1,7 @@
 //! Notes: what changed about a snapshot since it was published.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -25,6 +26,8 @@ pub struct SnapshotState {
     pub pins: BTreeSet<String>,
     /// That it was of use, oldest first.
     pub proofs: Vec<Proof>,
+    /// Whether a note about it is damaged: it may have been one that keeps the snapshot.
+    pub has_damaged_notes: bool,
 }
 
 /// That a snapshot was of use once.
@@ -37,6 +40,18 @@ pub struct Proof {
 }
 
 impl SnapshotState {
+    /// Returns whether a collection may take the snapshot of this state: forgotten for at least so
+    /// long, by a clock that does not matter where `grace` is none, and with nothing that keeps it.
+    pub fn may_be_taken(&self, grace: Duration, now: Timestamp) -> bool {
+        let is_kept = self.is_protected || !self.pins.is_empty() || self.has_damaged_notes;
+        let has_rested = self.forgotten.is_some_and(|since| {
+            // A note of the future has not rested yet.
+            let rested = Duration::try_from(now.duration_since(since));
+            grace.is_zero() || rested.is_ok_and(|rested| rested >= grace)
+        });
+        !is_kept && has_rested
+    }
+
     /// Fails where something counts on the snapshot of this state.
     pub fn check_not_pinned(&self, snapshot: SnapshotId) -> Result<(), RepositoryError> {
         match self.pins.first() {
@@ -143,14 +158,14 @@ impl Repository {
     /// Returns what the notes make of each snapshot that has any. A note that is damaged counts as
     /// absent: a snapshot is rather listed than lost. Verify names it.
     pub(super) fn states(&self) -> Result<HashMap<SnapshotId, SnapshotState>, RepositoryError> {
-        let mut notes = Vec::new();
+        let (mut notes, mut damaged) = (Vec::new(), Vec::new());
         for listed in self.storage().list(Area::Notes)? {
             let Name::Note(snapshot, id) = listed.name else {
                 continue;
             };
             match self.note(snapshot, id) {
                 Ok(note) => notes.push((note.time, snapshot, note)),
-                Err(error) if error.is_damage() => {}
+                Err(error) if error.is_damage() => damaged.push(snapshot),
                 Err(RepositoryError::Storage(StorageError::NotFound(_))) => {}
                 Err(error) => return Err(error),
             }
@@ -166,6 +181,9 @@ impl Repository {
         let mut states: HashMap<SnapshotId, SnapshotState> = HashMap::new();
         for (_, snapshot, note) in &notes {
             states.entry(*snapshot).or_default().apply(note);
+        }
+        for snapshot in damaged {
+            states.entry(snapshot).or_default().has_damaged_notes = true;
         }
         Ok(states)
     }

@@ -98,6 +98,18 @@ impl Contents {
         weightiest(reasons).map_or(Ok(None), Err)
     }
 
+    /// Returns content whose hash is right from one of its copies; `None` where none can be had.
+    pub(crate) fn any_copy(
+        &self,
+        id: ContentId,
+        copies: &Copies,
+        hash: impl Fn(&[u8]) -> ContentId,
+    ) -> Option<Vec<u8>> {
+        let places = copies.of(id).iter();
+        let mut found = places.map(|(pack, place)| self.content_at(*pack, place, id, &hash));
+        found.find_map(|found| found.ok().flatten())
+    }
+
     /// Returns whether the place of a chunk really holds it.
     pub(crate) fn holds_chunk(&self, id: ContentId, pack: PackId, place: &Place) -> bool {
         let keys = self.repository().keys();
