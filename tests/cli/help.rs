@@ -17,6 +17,7 @@ const COMMANDS: &[&str] = &[
     "find",
     "stats",
     "forget",
+    "gc",
     "key",
     "mount",
     "umount",

@@ -9,6 +9,7 @@ mod diff;
 mod export;
 mod find;
 mod forget;
+mod gc;
 mod get;
 #[cfg(feature = "libvirt")]
 mod guard;
@@ -67,6 +68,7 @@ pub enum Command {
     Find(find::FindArgs),
     Stats(stats::StatsArgs),
     Forget(forget::ForgetArgs),
+    Gc(gc::GcArgs),
     Key(key::KeyArgs),
     Analyze(analyze::AnalyzeArgs),
     Completions(completions::CompletionsArgs),
@@ -98,6 +100,7 @@ pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Find(args) => find::run(args, context),
         Command::Stats(args) => stats::run(args, context),
         Command::Forget(args) => forget::run(args, context),
+        Command::Gc(args) => gc::run(args, context),
         Command::Key(args) => key::run(args, context),
         Command::Analyze(args) => analyze::run(args, context),
         Command::Completions(args) => completions::run(args, context),

@@ -1,6 +1,6 @@
 //! The census: what all packs hold, by their footers, and which of it lives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use crate::format::pack::PackKind;
@@ -92,7 +92,7 @@ pub(super) struct Pack {
 
 /// All packs, and where every id stands.
 pub(super) struct Census {
-    /// In the order of their ids; `None` for those whose footers cannot be read.
+    /// As they were listed; `None` for those whose footers cannot be read.
     pub(super) packs: Vec<Option<Pack>>,
     pub(super) ids: Vec<PackId>,
     pub(super) spots: Sorter<(ContentId, Spot)>,
@@ -109,16 +109,33 @@ impl Census {
         options: &GcOptions<'_>,
         sorters: &Sorters,
     ) -> Result<Self, GcError> {
+        let mut census = Self {
+            packs: Vec::new(),
+            ids: Vec::new(),
+            spots: sorters.make(2),
+        };
+        census.extend(repository, options)?;
+        Ok(census)
+    }
+
+    /// Lists the packs again, and adds those that have come since.
+    pub(super) fn extend(
+        &mut self,
+        repository: &Repository,
+        options: &GcOptions<'_>,
+    ) -> Result<(), GcError> {
+        let known: HashSet<PackId> = self.ids.iter().copied().collect();
         let listed = repository.storage().list(Area::Packs)?.into_iter();
-        let ids: Vec<PackId> = listed
+        let new: Vec<PackId> = listed
             .filter_map(|listed| match listed.name {
-                Name::Pack(id) => Some(id),
+                Name::Pack(id) => Some(id).filter(|id| !known.contains(id)),
                 _ => None,
             })
             .collect();
-        let spots = Mutex::new(sorters.make(2));
+        let first = u32::try_from(self.ids.len()).expect("packs are counted in 32 bits");
+        let spots = Mutex::new(&mut self.spots);
         let packs = Mutex::new(BTreeMap::new());
-        let numbered = (0_u32..).zip(&ids).map(Ok::<_, GcError>);
+        let numbered = (first..).zip(&new).map(Ok::<_, GcError>);
         pool::for_each(options.threads, "census", numbered, || {
             |(number, id): (u32, &PackId)| {
                 if options.cancel.is_cancelled() {
@@ -129,33 +146,20 @@ impl Census {
                     Err(error) if error.is_loss() => return Ok(()),
                     Err(error) => return Err(error.into()),
                 };
-                let entries = &reader.footer().entries;
                 let mut spots = spots.lock().unwrap_or_else(PoisonError::into_inner);
-                for (entry, at) in entries.iter().zip(0_u32..) {
-                    let spot = Spot {
-                        pack: number,
-                        entry: at,
-                    };
-                    spots.push((entry.id, spot))?;
-                }
+                add_spots(&mut spots, number, &reader)?;
                 drop(spots);
-                let pack = Pack {
-                    id: *id,
-                    kind: reader.header().kind,
-                    stored_len: reader.stored_len(),
-                    entries: u32::try_from(entries.len()).expect("bounded by PACK_CHUNKS_MAX"),
-                    live: Bits::new(entries.len()),
-                };
                 let mut packs = packs.lock().unwrap_or_else(PoisonError::into_inner);
-                packs.insert(number, pack);
+                packs.insert(number, Pack::of(&reader));
                 Ok(())
             }
         })?;
         let mut read = packs.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let count = u32::try_from(ids.len()).expect("packs are counted in 32 bits");
-        let packs = (0..count).map(|number| read.remove(&number)).collect();
-        let spots = spots.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(Self { packs, ids, spots })
+        let numbers = (first..).take(new.len());
+        self.packs
+            .extend(numbers.map(|number| read.remove(&number)));
+        self.ids.extend(new);
+        Ok(())
     }
 
     /// Returns the packs whose footers cannot be read.
@@ -212,7 +216,30 @@ impl Census {
     }
 }
 
+/// Adds where everything in a pack stands.
+fn add_spots(
+    spots: &mut Sorter<(ContentId, Spot)>,
+    pack: u32,
+    reader: &PackReader,
+) -> Result<(), GcError> {
+    for (content, entry) in reader.footer().entries.iter().zip(0_u32..) {
+        spots.push((content.id, Spot { pack, entry }))?;
+    }
+    Ok(())
+}
+
 impl Pack {
+    fn of(reader: &PackReader) -> Self {
+        let entries = reader.footer().entries.len();
+        Self {
+            id: reader.id(),
+            kind: reader.header().kind,
+            stored_len: reader.stored_len(),
+            entries: u32::try_from(entries).expect("bounded by PACK_CHUNKS_MAX"),
+            live: Bits::new(entries),
+        }
+    }
+
     /// Returns whether nothing in it lives.
     pub(super) fn is_dead(&self) -> bool {
         self.live.ones() == 0

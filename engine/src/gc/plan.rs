@@ -48,18 +48,23 @@ impl<'p, 'o> Planning<'p, 'o> {
     ) -> Result<Self, GcError> {
         let contents = Contents::open(repository, Access::Read(Vec::new()), "gc")?;
         let sorters = sorters(&contents, options)?;
-        // Packs first: what a snapshot listed later needs was published before it.
+        // Packs first: what is published from here on is not in the list, and does not go.
         let mut census = Census::take(repository, options, &sorters)?;
+        let candidates = census.ids.len();
         let roots = look(repository, options, |_| true)?;
         let mut marked = mark(&contents, roots.kept.iter(), options, &sorters)?;
         report.snapshots = roots.kept.len() as u64;
         report.nodes = marked.nodes;
+        // Snapshots published meanwhile brought packs of their own.
+        census.extend(repository, options)?;
         report.missing_chunks = census.mark(&mut marked.live)?;
         if report.missing_chunks > 0 && !options.despite_missing {
             return Err(GcError::Missing(report.missing_chunks));
         }
         let weighed = weigh(&contents, &census)?;
-        let goes = choose(&weighed, options.max_unused, repository.config().pack_len);
+        let (old, new) = weighed.split_at(candidates);
+        let mut goes = choose(old, options.max_unused, repository.config().pack_len);
+        goes.extend(new.iter().map(|_| false));
         report.packs = census.ids.len() as u64;
         report.stored_bytes = weighed.iter().flatten().map(|pack| pack.stored_len).sum();
         report.dead_bytes = weighed.iter().flatten().map(|pack| pack.dead).sum();
@@ -129,7 +134,7 @@ impl<'p, 'o> Planning<'p, 'o> {
     /// stays; on a full medium all do that hold anything.
     fn move_out(&mut self, session: &dyn Session) -> Result<(), GcError> {
         let moving = self.report.repacked;
-        self.report.written_bytes = 0;
+        let estimate = std::mem::take(&mut self.report.written_bytes);
         if moving == 0 {
             return Ok(());
         }
@@ -142,7 +147,7 @@ impl<'p, 'o> Planning<'p, 'o> {
         )?;
         (self.options.observe)(GcEvent::Repacking {
             packs: moving,
-            bytes: self.report.written_bytes,
+            bytes: estimate,
         });
         match repack(
             &self.contents,
