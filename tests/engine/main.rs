@@ -26,7 +26,6 @@ mod guest_ntfs;
 mod guest_partition;
 mod guest_truth;
 mod guest_xfs;
-mod histories;
 mod image;
 mod image_damage;
 mod image_memory;

@@ -59,7 +59,7 @@ impl Contents {
     /// Lists the packs again, and takes in those that have come since: a collection that repacks
     /// while this session reads moves into new packs what it wants.
     fn refresh(&self) -> Result<(), RepositoryError> {
-        let mut packs = list_packs(self.repository(), self.is_writer())?;
+        let mut packs = list_packs(self.repository())?;
         let known = self.packs();
         let known: HashSet<&PackId> = known.iter().collect();
         let footers = FooterSource::to_build_on(self.repository());

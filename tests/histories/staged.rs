@@ -34,7 +34,13 @@ pub struct Stage {
 
 impl Stage {
     fn point(&self, what: &str) {
-        if self.baton.point(self.actor, what) {
+        self.point_at(what, None);
+    }
+
+    fn point_at(&self, what: &str, name: Option<&Name>) {
+        let name = name.map(|name| name.to_string().chars().take(24).collect::<String>());
+        let what = format!("{what} {}", name.unwrap_or_default());
+        if self.baton.point(self.actor, &what) {
             (self.cut)();
             return;
         }
@@ -72,7 +78,7 @@ impl Storage for Staged {
 
     fn read(&self, name: &Name, limit: u64) -> Result<Vec<u8>, StorageError> {
         if !matches!(name, Name::Config | Name::Note(..)) {
-            self.stage.point("read");
+            self.stage.point_at("read", Some(name));
         }
         self.inner.read(name, limit)
     }
@@ -80,7 +86,7 @@ impl Storage for Staged {
     fn read_at(&self, name: &Name, offset: u64, buf: &mut [u8]) -> Result<(), StorageError> {
         // A footer's first read stands for them all: the rest come right after it.
         if offset == 0 {
-            self.stage.point("read a pack");
+            self.stage.point_at("read a pack", Some(name));
         }
         self.inner.read_at(name, offset, buf)
     }
@@ -90,7 +96,7 @@ impl Storage for Staged {
     }
 
     fn list(&self, area: Area) -> Result<Vec<Listed>, StorageError> {
-        self.stage.point("list");
+        self.stage.point(&format!("list {area:?}"));
         self.inner.list(area)
     }
 
@@ -101,7 +107,7 @@ impl Storage for Staged {
         bytes: &[u8],
         existing: Existing,
     ) -> Result<(), StorageError> {
-        self.stage.point("put");
+        self.stage.point_at("put", Some(name));
         let put = self.inner.put(session, name, bytes, existing);
         self.stage.point("was put");
         put
@@ -115,7 +121,7 @@ impl Storage for Staged {
     }
 
     fn settle(&self, name: &Name) -> Result<(), StorageError> {
-        self.stage.point("settle");
+        self.stage.point_at("settle", Some(name));
         if self.stage.planted == Some(Planted::NoSettle) && matches!(name, Name::Pack(_)) {
             return Ok(());
         }
@@ -123,7 +129,7 @@ impl Storage for Staged {
     }
 
     fn delete(&self, name: &Name) -> Result<(), StorageError> {
-        self.stage.point("delete");
+        self.stage.point_at("delete", Some(name));
         self.inner.delete(name)
     }
 
@@ -161,7 +167,7 @@ impl Upload for StagedUpload {
     }
 
     fn finish(self: Box<Self>, name: &Name) -> Result<(), StorageError> {
-        self.stage.point("publish a pack");
+        self.stage.point_at("publish", Some(name));
         let finished = self.inner.finish(name);
         self.stage.point("published a pack");
         finished

@@ -2,8 +2,12 @@
 //! another at every call of the storage, processes that are killed, and power cuts. What was
 //! acknowledged and not forgotten must be there, and right, whatever the seed.
 //!
-//! `CAIRN_HISTORIES=10000 cargo test --release -p cairn-engine --test engine histories` runs many;
+//! `CAIRN_HISTORIES=10000 cargo test --release -p cairn-engine --test histories` runs many;
 //! `CAIRN_SEED=… CAIRN_HISTORIES=1` runs one again.
+
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../support/mod.rs"]
+mod support;
 
 mod acts;
 mod baton;
