@@ -62,7 +62,10 @@ fn what_was_forgotten_is_freed_and_the_rest_is_whole() {
     assert_eq!(i64::try_from(before - after), Ok(freed));
     let foretold = dry["freed_bytes"].as_i64().expect("a number");
     assert!((freed - foretold).abs() < freed / 20, "{freed} {foretold}");
-    assert!(freed > 1 << 20, "much of what changed was needed by nobody: {freed}");
+    assert!(
+        freed > 1 << 20,
+        "much of what changed was needed by nobody: {freed}"
+    );
 
     assert_eq!(ids(&world), all[2..]);
     world.ok(["verify"]);

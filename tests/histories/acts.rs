@@ -11,6 +11,7 @@ use cairn_engine::progress::{Cancel, Progress};
 use cairn_engine::repository::{Repository, RepositoryError, Snapshot};
 use cairn_engine::storage::sim::SimFs;
 use cairn_engine::storage::{SharedStorage, StorageError};
+use jiff::Timestamp;
 use tempfile::TempDir;
 
 use super::baton::Baton;
@@ -43,6 +44,8 @@ pub struct Client {
     pub random: fastrand::Rng,
     /// Its disk, as it is now.
     pub bytes: Vec<u8>,
+    /// What it was before: to come back to, when nobody but dead packs has it any more.
+    past: Vec<Vec<u8>>,
 }
 
 /// A process that does one thing.
@@ -63,6 +66,7 @@ impl Client {
             number,
             random,
             bytes,
+            past: Vec::new(),
         }
     }
 
@@ -129,7 +133,14 @@ impl Client {
 
     fn back_up(&mut self, process: &Process<'_>) {
         let before = self.bytes.clone();
-        edit(&mut self.random, &mut self.bytes);
+        self.past.push(before.clone());
+        match self.random.bool() {
+            true => edit(&mut self.random, &mut self.bytes),
+            false => {
+                let past = self.random.choice(&self.past);
+                self.bytes = past.expect("there is one").clone();
+            }
+        }
         let model = &process.round.model;
         model.known().tried.insert(digest(&self.bytes));
         let parent = process.any_live(&mut self.random);
@@ -174,7 +185,12 @@ impl Client {
         let (progress, cancel) = (Progress::default(), Cancel::default());
         let options = GcOptions {
             grace: Duration::ZERO,
-            now: jiff::Timestamp::from_second(self.random.i64(0..4_000_000_000)).expect("a time"),
+            // A clock that is right, in the far future, or in the past.
+            now: match self.random.u8(0..8) {
+                0 => Timestamp::from_second(0).expect("a time"),
+                1 => Timestamp::MAX,
+                _ => Timestamp::now(),
+            },
             max_unused: [0.0, 5.0, 50.0][self.random.usize(0..3)],
             wait: Some(Duration::ZERO),
             despite_missing: false,
