@@ -51,6 +51,9 @@ pub(super) fn devices(
             "serial" | "console" => list_line(device, dropped),
             "channel" if channel_name(device) == Some(AGENT) => {}
             "controller" => {}
+            // libvirt adds them to a PC by itself, or says so that there are none.
+            "input" if device.get("bus") == Some("ps2") => {}
+            "audio" | "memballoon" if is_none(device) => {}
             "emulator" => {
                 let path = shown(device.own_text().trim());
                 dropped.push(format!("emulator {path}: libvirt chooses one"));
@@ -245,6 +248,11 @@ fn list_line(old: &Element, dropped: &mut Dropped) {
 
 fn channel_name(old: &Element) -> Option<&str> {
     old.first("target")?.get("name")
+}
+
+/// Returns whether a device says that there is none.
+fn is_none(device: &Element) -> bool {
+    device.get("type").or_else(|| device.get("model")) == Some("none")
 }
 
 /// Names a device.
