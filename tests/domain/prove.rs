@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::lab::{Domain, Lab};
-use crate::world::{MIB, Ran, World, damage, text};
+use crate::world::{KIB, MIB, Ran, World, damage, text};
 
 /// What a test of proofs has of its own: others sweep what is dead in theirs.
 struct Prover<'l> {
@@ -104,7 +104,7 @@ impl<'l> Prover<'l> {
     fn domains(&self) -> Vec<String> {
         let folders = fs::read_dir(self.dir()).expect("it is there").flatten();
         let names = folders.filter_map(|folder| folder.file_name().into_string().ok());
-        let running = self.lab.virsh(&["list", "--name"]);
+        let running = self.lab.virsh(&["list", "--state-running", "--name"]);
         let runs = |name: &String| running.lines().any(|line| line.trim() == *name);
         names.filter(runs).collect()
     }
@@ -312,6 +312,94 @@ fn what_kill_leaves_is_removed_by_the_next_proof_and_by_recover() {
     drop(Command::new("kill").args(["-TERM", &pid]).status());
     living.wait().expect("it can be waited for");
     assert!(original.state().starts_with("running"));
+}
+
+/// What reaches the host, and is there only to be left out: the domain does not even start with it.
+const REACHING_OUT: &str = "
+    <interface type='bridge'><mac address='52:54:00:12:34:56'/><source bridge='no-such-bridge'/>
+      <model type='virtio'/></interface>
+    <filesystem type='mount'><source dir='/no/such/folder'/><target dir='share'/></filesystem>
+    <disk type='file' device='cdrom'><source file='/no/such/iso'/>
+      <target dev='sda' bus='sata'/></disk>
+    <hostdev mode='subsystem' type='pci' managed='yes'><source>
+      <address domain='0x0000' bus='0x7f' slot='0x1f' function='0x7'/></source></hostdev>
+    <graphics type='vnc' port='5999' listen='0.0.0.0'/>
+    <sound model='ich9'/>
+    <video><model type='cirrus'/></video>
+    <serial type='unix'><source mode='bind' path='/no/such/line'/><target port='1'/></serial>
+  </devices>
+  <qemu:commandline><qemu:arg value='-no-such-option'/></qemu:commandline>
+</domain>";
+
+#[test]
+fn what_reaches_the_host_is_not_in_the_machine_that_runs() {
+    let lab = Lab::shared();
+    let prover = Prover::new(lab, "prove-rich");
+    let original = lab.light("prove-rich", &[("vda", 16 * MIB)]);
+    original.destroy();
+    let nvram = original.folder().join("vars.fd");
+    let variables: Vec<u8> = (0..256 * KIB).map(|at| (at % 251) as u8).collect();
+    fs::write(&nvram, &variables).expect("the lab's folder can be written");
+    let firmware = format!(
+        "<loader readonly='yes' type='pflash'>/usr/share/seabios/bios-256k.bin</loader>\
+         <nvram>{}</nvram></os>",
+        text(&nvram)
+    );
+    let described = original.virsh(&["dumpxml", "--inactive", "prove-rich"]);
+    let described = described
+        .replacen(
+            "<domain ",
+            "<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0' ",
+            1,
+        )
+        .replacen("</os>", &firmware, 1)
+        .replacen("</devices>\n</domain>", REACHING_OUT, 1);
+    let xml = lab.path("prove-rich.xml");
+    fs::write(&xml, described).expect("the lab's folder can be written");
+    original.virsh(&["define", text(&xml)]);
+    assert_ne!(
+        lab.try_virsh(&["start", "prove-rich"]).code,
+        0,
+        "it starts with all that"
+    );
+    prover.ok(&["backup", "prove-rich"]);
+
+    let (mut child, name) = prover.begin();
+    let running = lab.virsh(&["dumpxml", &name]);
+    for word in [
+        "no-such",
+        "no/such",
+        "hostdev",
+        "graphics",
+        "sound",
+        "filesystem",
+        "commandline",
+    ] {
+        assert!(!running.contains(word), "{word}: {running}");
+    }
+    assert!(running.contains("<interface type='user'>"), "{running}");
+    assert!(running.contains("<link state='down'/>"), "{running}");
+    let copy = prover.dir().join(&name).join("nvram.fd");
+    assert!(running.contains(text(&copy)), "{running}");
+    assert_eq!(fs::read(&copy).expect("it is there"), variables);
+    let pid = child.id().to_string();
+    drop(Command::new("kill").args(["-TERM", &pid]).status());
+    child.wait().expect("it can be waited for");
+    prover.assert_nothing_is_left();
+    assert_eq!(fs::read(&nvram).expect("it is there"), variables);
+
+    let report = prover.prove(&["--timeout", "1s"]).document();
+    let dropped = report["dropped"].to_string();
+    for words in [
+        "hostdev",
+        "filesystem",
+        "graphics",
+        "qemu:commandline",
+        "(bridge)",
+        "cdrom sda",
+    ] {
+        assert!(dropped.contains(words), "{words}: {dropped}");
+    }
 }
 
 #[test]

@@ -139,7 +139,7 @@ impl Note {
                 _,
             ) => {
                 return Err(FormatError::Malformed {
-                    rule: "pins, `verified`, `proved` and `disproved` must say what, others must not",
+                    rule: "pins, `verified`, `proved` and `disproved` must say what, others not",
                 });
             }
             (_, detail) => {

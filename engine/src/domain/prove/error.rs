@@ -27,7 +27,10 @@ pub enum ProveError {
         uri: String,
     },
     /// What the guest writes finds no room.
-    #[error("the guest was stopped: what it writes finds no room in {folder}", folder = folder.display())]
+    #[error(
+        "the guest was stopped: what it writes finds no room in {folder}",
+        folder = folder.display()
+    )]
     NoRoom {
         /// Where it goes.
         folder: PathBuf,

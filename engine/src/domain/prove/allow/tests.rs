@@ -83,7 +83,8 @@ const RICH: &str = r#"
       <address type='pci' domain='0x0000' bus='0x02' slot='0x00' function='0x0'/>
     </controller>
     <controller type='sata' index='0'/>
-    <controller type='pci' index='1' model='pcie-root-port'><target chassis='1' port='0x8'/></controller>
+    <controller type='pci' index='1' model='pcie-root-port'>
+      <target chassis='1' port='0x8'/></controller>
     <controller type='usb' index='0' model='ich9-ehci1'/>
     <controller type='virtio-serial' index='0'/>
     <controller type='ccid' index='0'/>
@@ -96,7 +97,8 @@ const RICH: &str = r#"
     </interface>
     <interface type='network'><mac address='52:54:00:00:00:02'/><source network='prod'/></interface>
     <interface type='hostdev'><mac address='52:54:00:00:00:03'/></interface>
-    <serial type='tcp'><source mode='connect' host='10.0.0.1' service='2445'/><target port='0'/></serial>
+    <serial type='tcp'>
+      <source mode='connect' host='10.0.0.1' service='2445'/><target port='0'/></serial>
     <serial type='unix'><source mode='bind' path='/run/line'/><target port='1'/></serial>
     <console type='pty'><target type='virtio' port='1'/></console>
     <channel type='unix'>
@@ -351,7 +353,8 @@ fn what_a_guest_needs_comes_along() -> Result<(), RewriteError> {
         "<nvram template='/fw/vars.fd'>/p/nvram.fd</nvram>",
         "<kernel>/boot/vmlinuz</kernel>",
         "<cmdline>console=ttyS0 root=LABEL=r</cmdline>",
-        "<hyperv mode='custom'><relaxed state='on'/><spinlocks state='on' retries='8191'/></hyperv>",
+        "<hyperv mode='custom'><relaxed state='on'/>\
+         <spinlocks state='on' retries='8191'/></hyperv>",
         "<cpu mode='custom' match='exact' check='full'>",
         "<model fallback='forbid'>Skylake-Server</model>",
         "<timer name='hypervclock' present='yes'/>",

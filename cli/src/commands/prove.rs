@@ -33,11 +33,11 @@ Examples:
   cairn prove web1@2026-11-20 --console 'login: $' --screenshot web1.ppm
 
 The domain has a name of its own and no network, and reads the snapshot through overlays that are
-thrown away: neither the repository nor the original is changed. What it has not of the original is
+thrown away: the original and the stored disks stay as they are. What it has not of the original is
 listed. The verdict is kept with the snapshot; `cairn snapshots` and `cairn show` tell it.
 
-The exit code is 0 where the snapshot is proved, 1 where it is not or could not be tried, and 3 where
-it is proved and no picture of its screen could be taken.";
+The exit code is 0 where the snapshot is proved, 1 where it is not or could not be tried, and 3
+where it is proved and no picture of its screen could be taken.";
 
 /// Longest text that is kept as a verdict, in characters.
 const VERDICT_LEN_MAX: usize = 500;
@@ -46,8 +46,8 @@ pub const DIR_DEFAULT: &str = "/var/tmp";
 
 /// Boot a snapshot as a throw-away domain of libvirt, and record whether it works
 ///
-/// It works where the guest's agent answers, or its console shows a pattern, and the command that is
-/// given ends with 0.
+/// It works where the guest's agent answers, or its console shows a pattern, and the command that
+/// is given ends with 0.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::with_snapshots(EXAMPLES))]
 pub struct ProveArgs {
