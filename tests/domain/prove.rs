@@ -84,20 +84,22 @@ impl<'l> Prover<'l> {
     }
 
     /// Begins a proof that does not end by itself, and waits until its domain runs.
-    fn begin(&self) -> (Child, String) {
+    fn begin(&self) -> Begun {
         let mut command = self.proving(&["--timeout", "1h"]);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let child = child.expect("the command can be run");
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut begun = Begun {
+            child: command.spawn().expect("the command can be run"),
+            domain: String::new(),
+        };
         let started = Instant::now();
-        loop {
-            if let [name] = &*self.domains() {
-                return (child, name.clone());
-            }
+        while begun.domain.is_empty() {
             assert!(
                 started.elapsed() < Duration::from_secs(60),
                 "nothing starts"
             );
+            begun.domain = self.domains().pop().unwrap_or_default();
         }
+        begun
     }
 
     /// The throw-away domains of this test that run: their disks are in its folder.
@@ -131,6 +133,35 @@ impl<'l> Prover<'l> {
         let files = folders.iter().flat_map(|folder| self.world.stored(folder));
         let read = |path: &PathBuf| fs::read(path).expect("stored files can be read");
         files.map(|path| (path.clone(), read(&path))).collect()
+    }
+}
+
+/// A proof at work.
+struct Begun {
+    child: Child,
+    domain: String,
+}
+
+impl Begun {
+    /// Sends a signal, and returns the exit code; a killed process has none.
+    fn end(mut self, signal: &str) -> Option<i32> {
+        self.signal(signal);
+        self.child.wait().expect("it can be waited for").code()
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        drop(Command::new("kill").args([signal, &pid]).status());
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        // A test that failed leaves one.
+        if let Ok(None) = self.child.try_wait() {
+            self.signal("-TERM");
+            drop(self.child.wait());
+        }
     }
 }
 
@@ -236,10 +267,11 @@ fn a_blank_disk_fails_its_proof() {
 fn a_machine_that_goes_off_fails_its_proof_at_once() {
     let lab = Lab::shared();
     let (prover, _original) = Prover::light(lab, "prove-off");
-    let (mut child, name) = prover.begin();
+    let mut begun = prover.begin();
     // libvirt may say that it is gone already: it was ended by this.
-    drop(lab.try_virsh(&["destroy", &name]));
-    assert_eq!(child.wait().expect("it can be waited for").code(), Some(1));
+    drop(lab.try_virsh(&["destroy", &begun.domain]));
+    let status = begun.child.wait().expect("it can be waited for");
+    assert_eq!(status.code(), Some(1));
     let proofs = prover.proofs();
     let what = proofs[0]["what"].as_str().expect("it is a text");
     assert!(what.contains("shut down or crashed"), "{what}");
@@ -270,14 +302,9 @@ fn a_signal_ends_a_proof_without_a_verdict() {
     let lab = Lab::shared();
     let (prover, _original) = Prover::light(lab, "prove-signal");
     for signal in ["-INT", "-TERM"] {
-        let (mut child, name) = prover.begin();
-        let pid = child.id().to_string();
-        let sent = Command::new("kill").args([signal, &pid]).status();
-        assert!(sent.is_ok_and(|status| status.success()));
-        assert_eq!(
-            child.wait().expect("it can be waited for").code(),
-            Some(130)
-        );
+        let begun = prover.begin();
+        let name = begun.domain.clone();
+        assert_eq!(begun.end(signal), Some(130));
         assert_ne!(lab.try_virsh(&["domstate", &name]).code, 0);
         prover.assert_nothing_is_left();
     }
@@ -289,10 +316,10 @@ fn what_kill_leaves_is_removed_by_the_next_proof_and_by_recover() {
     let lab = Lab::shared();
     let (prover, original) = Prover::light(lab, "prove-slain");
     for clears in ["prove", "recover"] {
-        let (mut child, name) = prover.begin();
-        child.kill().expect("it can be killed");
-        child.wait().expect("it can be waited for");
-        assert_eq!(prover.domains(), [name.clone()]);
+        let begun = prover.begin();
+        let name = begun.domain.clone();
+        assert_eq!(begun.end("-KILL"), None);
+        assert_eq!(prover.domains(), [&*name]);
         match clears {
             "prove" => assert_eq!(prover.prove(&["--timeout", "1s"]).code, 1),
             _ => {
@@ -304,13 +331,11 @@ fn what_kill_leaves_is_removed_by_the_next_proof_and_by_recover() {
         prover.assert_nothing_is_left();
     }
     // One that lives is left alone.
-    let (mut living, name) = prover.begin();
+    let living = prover.begin();
     let ran = prover.ok(&["recover", "prove-slain", "--json"]);
     assert_eq!(ran.document()["proofs"], 0);
-    assert_eq!(prover.domains(), [name]);
-    let pid = living.id().to_string();
-    drop(Command::new("kill").args(["-TERM", &pid]).status());
-    living.wait().expect("it can be waited for");
+    assert_eq!(prover.domains(), [&*living.domain]);
+    assert_eq!(living.end("-TERM"), Some(130));
     assert!(original.state().starts_with("running"));
 }
 
@@ -364,8 +389,8 @@ fn what_reaches_the_host_is_not_in_the_machine_that_runs() {
     );
     prover.ok(&["backup", "prove-rich"]);
 
-    let (mut child, name) = prover.begin();
-    let running = lab.virsh(&["dumpxml", &name]);
+    let begun = prover.begin();
+    let running = lab.virsh(&["dumpxml", &begun.domain]);
     for word in [
         "no-such",
         "no/such",
@@ -379,12 +404,10 @@ fn what_reaches_the_host_is_not_in_the_machine_that_runs() {
     }
     assert!(running.contains("<interface type='user'>"), "{running}");
     assert!(running.contains("<link state='down'/>"), "{running}");
-    let copy = prover.dir().join(&name).join("nvram.fd");
+    let copy = prover.dir().join(&begun.domain).join("nvram.fd");
     assert!(running.contains(text(&copy)), "{running}");
     assert_eq!(fs::read(&copy).expect("it is there"), variables);
-    let pid = child.id().to_string();
-    drop(Command::new("kill").args(["-TERM", &pid]).status());
-    child.wait().expect("it can be waited for");
+    assert_eq!(begun.end("-TERM"), Some(130));
     prover.assert_nothing_is_left();
     assert_eq!(fs::read(&nvram).expect("it is there"), variables);
 

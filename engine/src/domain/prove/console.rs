@@ -13,6 +13,9 @@ const PIECES_MAX: usize = 64;
 const KEPT_LEN: usize = 16 * 1024;
 const ESCAPE: u8 = 0x1b;
 
+/// Tells whether a text has what is looked for.
+pub type Rule<'r> = dyn Fn(&[u8]) -> bool + 'r;
+
 /// Follows the file of a serial line.
 #[derive(Debug)]
 pub struct Console {
@@ -33,7 +36,7 @@ impl Console {
 
     /// Reads what is new, and returns whether a rule finds in it what it looks for. The rule sees
     /// the text without the terminal's control sequences.
-    pub fn look(&mut self, finds: &dyn Fn(&[u8]) -> bool) -> io::Result<bool> {
+    pub fn look(&mut self, finds: &Rule<'_>) -> io::Result<bool> {
         let file = File::open(&self.path)?;
         if file.metadata()?.len() < self.at {
             // A log daemon begins anew when the file is too long for it.
@@ -87,23 +90,29 @@ fn visible(text: &[u8]) -> Vec<u8> {
     while let Some(byte) = bytes.next() {
         match byte {
             b'\r' => {}
-            ESCAPE => match bytes.next() {
-                // A control sequence ends with a letter or the like.
-                Some(b'[') => drop(bytes.find(|byte| (0x40..=0x7e).contains(byte))),
-                // A title and the like ends with a bell or an escape.
-                Some(b']') => {
-                    if bytes.find(|byte| [7, ESCAPE].contains(byte)) == Some(ESCAPE) {
-                        bytes.next();
-                    }
-                }
-                // A choice of characters has one more byte.
-                Some(b'(' | b')') => drop(bytes.next()),
-                _ => {}
-            },
+            ESCAPE => skip_sequence(&mut bytes),
             byte => out.push(byte),
         }
     }
     out
+}
+
+/// Skips what follows an escape.
+fn skip_sequence(bytes: &mut impl Iterator<Item = u8>) {
+    match bytes.next() {
+        // A control sequence ends with a letter or the like.
+        Some(b'[') => drop(bytes.find(|byte| (0x40..=0x7e).contains(byte))),
+        // A title and the like ends with a bell, or with an escape and one more byte.
+        Some(b']') => {
+            let end = bytes.find(|byte| [7, ESCAPE].contains(byte));
+            let _more = end
+                .filter(|byte| *byte == ESCAPE)
+                .and_then(|_| bytes.next());
+        }
+        // A choice of characters has one more byte.
+        Some(b'(' | b')') => drop(bytes.next()),
+        _ => {}
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::after;
 
-use super::console::Console;
+use super::console::{Console, Rule};
 use super::folder::end_domain;
 use super::{ProveError, ProveFolder};
 use crate::progress::Cancel;
@@ -27,7 +27,7 @@ pub struct Machine<'f> {
 /// What is waited for.
 pub struct Watch<'w> {
     /// What the guest must write to its first serial line; without it, its agent must answer.
-    pub pattern: Option<&'w dyn Fn(&[u8]) -> bool>,
+    pub pattern: Option<&'w Rule<'w>>,
     /// What is run by a shell in the guest then, and must end with 0.
     pub command: Option<&'w str>,
     /// How long all of it may take.
