@@ -192,36 +192,44 @@ fn remove(run: &Path, record: &ProveRecord) {
 }
 
 /// Removes what proofs left whose processes are dead: domains, and folders below `run` and `dir`.
-/// Returns how many proofs that were.
-pub fn sweep(
-    run: &Path,
-    dir: &Path,
-    connection: &Connection,
-    say: &dyn Fn(&str),
-) -> Result<usize, ProveError> {
+/// Returns how many proofs that were. What cannot be removed is said, and stands in nobody's way.
+pub fn sweep(run: &Path, dir: &Path, connection: &Connection, say: &dyn Fn(&str)) -> usize {
     let mut swept = 0_usize;
+    let mut staying = Vec::new();
     for (folder, record, _lock) in dead(&run.join("prove")) {
-        say(&format!(
-            "a proof by process {} ended midway; removing {}",
-            record.pid, record.domain
-        ));
         let daemon = match record.uri == connection.uri() {
-            true => connection.clone(),
-            false => Connection::open(Some(&record.uri))?,
+            true => Ok(connection.clone()),
+            false => Connection::open(Some(&record.uri)),
         };
-        end_domain(&daemon, &record)?;
-        remove(&folder, &record);
-        swept = swept.saturating_add(1);
+        let (pid, name) = (record.pid, &record.domain);
+        match daemon.and_then(|daemon| end_domain(&daemon, &record)) {
+            Ok(()) => {
+                say(&format!(
+                    "a proof by process {pid} ended midway; {name} is removed"
+                ));
+                remove(&folder, &record);
+                swept = swept.saturating_add(1);
+            }
+            Err(error) => {
+                say(&format!(
+                    "a proof by process {pid} ended midway; {name} stays: {error}"
+                ));
+                staying.push(record.folder);
+            }
+        }
     }
     for (folder, _lock) in orphans(dir) {
+        if staying.contains(&folder) {
+            continue;
+        }
         say(&format!(
-            "removing {}, which a dead proof left",
+            "{} is removed: a proof that ended midway left it",
             folder.display()
         ));
         drop(fs::remove_dir_all(folder));
         swept = swept.saturating_add(1);
     }
-    Ok(swept)
+    swept
 }
 
 /// Ends the domain of a record, if it is there. One of another name is none of ours.
@@ -288,7 +296,7 @@ mod tests {
         let (run, dir) = (parent.path().join("run"), parent.path().join("dir"));
         fs::create_dir(&dir).expect("the folder is new");
         let connection = Connection::open(Some("test:///default")).expect("it is in libvirt");
-        let sweep = || sweep(&run, &dir, &connection, &|_| {}).expect("they can be removed");
+        let sweep = || sweep(&run, &dir, &connection, &|_| {});
         let uri = connection.uri().to_owned();
         let make = || ProveFolder::make(&run, &dir, &uri, None).expect("it can be made");
         let (living, dying) = (make(), make());
@@ -313,6 +321,15 @@ mod tests {
         fs::create_dir(&other).expect("the folder is new");
         assert_eq!(sweep(), 1);
         assert!(!record.folder.exists() && other.exists());
+
+        // One whose daemon cannot be asked stays, and so does what its domain writes to.
+        let dying = ProveFolder::make(&run, &dir, "no-such-driver:///", None);
+        let dying = dying.expect("it can be made");
+        let (run_of, record) = (dying.run.clone(), dying.record.clone());
+        dying.keep();
+        drop(dying);
+        assert_eq!(sweep(), 0);
+        assert!(run_of.exists() && record.folder.exists());
 
         let (run_of, record) = (living.run.clone(), living.record.clone());
         drop(living);

@@ -139,7 +139,12 @@ fn disk(
         .attribute("discard", "unmap");
     let mut disk = Element::new("disk")
         .attribute("type", "file")
-        .attribute("device", device)
+        .attribute("device", device);
+    if let Some(model) = old.get("model") {
+        // Such as one of virtio for guests of before its first version.
+        disk.set("model", model);
+    }
+    let mut disk = disk
         .child(driver)
         .child(Element::new("source").attribute("file", utf8(&new.path)?));
     disk.children.extend(new.backing.clone().map(Node::Element));
