@@ -452,6 +452,7 @@ fn domain_hint(cause: Cause<'_>) -> Option<&'static str> {
              --new-ids with another name makes a second one",
         ),
         DefineError::NameTaken { is_same: false, .. } => Some("give another name"),
+        DefineError::NoDomain => Some("--domain-xml FILE gives it one"),
         DefineError::NotOff { .. } => Some("shut it down first"),
         _ => None,
     }

@@ -10,6 +10,7 @@ const COMMANDS: &[&str] = &[
     "show",
     "restore",
     "export",
+    "prove",
     "verify",
     "diff",
     "ls",

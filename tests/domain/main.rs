@@ -14,6 +14,7 @@ mod instant;
 mod live_backup;
 mod live_interrupt;
 mod offline;
+mod prove;
 mod remote;
 mod restore_define;
 mod restore_in_place;

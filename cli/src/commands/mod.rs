@@ -20,6 +20,8 @@ mod key;
 mod ls;
 mod mount;
 #[cfg(feature = "libvirt")]
+mod prove;
+#[cfg(feature = "libvirt")]
 mod recover;
 mod restore;
 mod show;
@@ -58,6 +60,8 @@ pub enum Command {
     Restore(restore::RestoreArgs),
     #[cfg(feature = "libvirt")]
     Instant(instant::InstantArgs),
+    #[cfg(feature = "libvirt")]
+    Prove(prove::ProveArgs),
     Verify(verify::VerifyArgs),
     Export(export::ExportArgs),
     Mount(mount::MountArgs),
@@ -90,6 +94,8 @@ pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Restore(args) => restore::run(args, context),
         #[cfg(feature = "libvirt")]
         Command::Instant(args) => instant::run(args, context),
+        #[cfg(feature = "libvirt")]
+        Command::Prove(args) => prove::run(args, context),
         Command::Verify(args) => verify::run(args, context),
         Command::Export(args) => export::run(args, context),
         Command::Mount(args) => mount::run(args, context),

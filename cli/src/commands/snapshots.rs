@@ -15,7 +15,8 @@ Examples:
 
 /// List the snapshots, oldest first
 ///
-/// ADDED is what storing a snapshot took at the time it was made.
+/// ADDED is what storing a snapshot took at the time it was made. PROVED tells how `cairn prove`
+/// found it last.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct SnapshotsArgs {

@@ -1,12 +1,19 @@
 //! Exit codes and hints for what concerns libvirt's domains.
 
 use cairn_engine::domain::DomainError;
+use cairn_engine::domain::prove::ProveError;
 use cairn_engine::source::libvirt::{LibvirtError, Reason};
 
 use super::{Cause, Outcome};
 
 /// Returns the cause that an error only passes on.
 pub(super) fn passed_on(cause: Cause<'_>) -> Option<Cause<'_>> {
+    match cause.downcast_ref() {
+        Some(ProveError::Libvirt(inner)) => return Some(inner),
+        Some(ProveError::Rewrite(inner)) => return Some(inner),
+        Some(ProveError::Files(inner)) => return Some(inner),
+        _ => {}
+    }
     match cause.downcast_ref()? {
         DomainError::Libvirt(inner) => Some(inner),
         DomainError::Repository(inner) => Some(inner),
@@ -17,6 +24,11 @@ pub(super) fn passed_on(cause: Cause<'_>) -> Option<Cause<'_>> {
 
 /// Returns the exit code of an error that has one of its own.
 pub(super) fn outcome(cause: Cause<'_>) -> Option<Outcome> {
+    match cause.downcast_ref() {
+        Some(ProveError::Cancelled) => return Some(Outcome::Interrupted),
+        Some(ProveError::NotLocal { .. }) => return Some(Outcome::Usage),
+        _ => {}
+    }
     match cause.downcast_ref()? {
         DomainError::Cancelled => Some(Outcome::Interrupted),
         DomainError::Busy { .. } | DomainError::ForeignJob { .. } => Some(Outcome::Locked),
@@ -37,6 +49,9 @@ pub(super) fn hint(cause: Cause<'_>) -> Option<String> {
             _ => return None,
         };
         return Some(hint.to_owned());
+    }
+    if let Some(ProveError::NoRoom { .. }) = cause.downcast_ref() {
+        return Some("make room, or name another folder with --dir".to_owned());
     }
     let hint = match cause.downcast_ref()? {
         DomainError::Busy { .. } => "`cairn cancel` ends it",

@@ -22,6 +22,8 @@ pub mod key;
 pub mod layout;
 pub mod listing;
 pub mod mount;
+#[cfg(feature = "libvirt")]
+pub mod prove;
 pub mod restore;
 pub mod snapshots;
 pub mod stats;

@@ -24,17 +24,19 @@ pub struct SnapshotState {
     /// What counts on it, such as domains that count their changes from it: while there is any, it
     /// must not be forgotten.
     pub pins: BTreeSet<String>,
-    /// That it was of use, oldest first.
+    /// When it was tried, oldest first.
     pub proofs: Vec<Proof>,
     /// Whether a note about it is damaged: it may have been one that keeps the snapshot.
     pub has_damaged_notes: bool,
 }
 
-/// That a snapshot was of use once.
+/// That a snapshot was tried once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
     /// When.
     pub time: Timestamp,
+    /// Whether it was of use.
+    pub passed: bool,
     /// What was done with it.
     pub what: String,
 }
@@ -71,8 +73,9 @@ impl SnapshotState {
             Fact::Unprotected => self.is_protected = false,
             Fact::Pinned { what } => drop(self.pins.insert(what.clone())),
             Fact::Unpinned { what } => drop(self.pins.remove(what)),
-            Fact::Proved { what } => self.proofs.push(Proof {
+            Fact::Proved { what } | Fact::Disproved { what } => self.proofs.push(Proof {
                 time: note.time,
+                passed: matches!(&note.fact, Fact::Proved { .. }),
                 what: what.clone(),
             }),
             Fact::Verified { .. } | Fact::Other { .. } => {}
@@ -232,11 +235,14 @@ mod tests {
     #[test]
     fn proofs_are_kept_with_their_times() {
         let proved = |what: &str| Fact::Proved { what: what.into() };
-        let proofs = state(&[proved("booted"), Fact::Protected, proved("restored")]).proofs;
+        let silent = Fact::Disproved {
+            what: "silent".into(),
+        };
+        let proofs = state(&[proved("booted"), Fact::Protected, silent]).proofs;
         let proofs: Vec<_> = proofs
             .iter()
-            .map(|proof| (proof.time.as_second(), &*proof.what))
+            .map(|proof| (proof.time.as_second(), proof.passed, &*proof.what))
             .collect();
-        assert_eq!(proofs, [(0, "booted"), (2, "restored")]);
+        assert_eq!(proofs, [(0, true, "booted"), (2, false, "silent")]);
     }
 }
