@@ -34,6 +34,7 @@ pub mod analyze;
 pub mod backup;
 pub mod diff;
 pub mod restore;
+pub mod retention;
 pub mod stats;
 pub mod verify;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::open::open_session;
 use super::{Repository, RepositoryError};
@@ -25,6 +25,8 @@ pub struct SnapshotState {
     pub pins: BTreeSet<String>,
     /// That it was of use, oldest first.
     pub proofs: Vec<Proof>,
+    /// When the last of its notes was written, as far as clocks can be trusted.
+    pub last_note: Option<Timestamp>,
 }
 
 /// That a snapshot was of use once.
@@ -48,7 +50,16 @@ impl SnapshotState {
         }
     }
 
+    /// Fails where the snapshot of this state must not be forgotten.
+    pub fn check_forgettable(&self, snapshot: SnapshotId) -> Result<(), RepositoryError> {
+        match self.is_protected {
+            true => Err(RepositoryError::Protected(snapshot)),
+            false => self.check_not_pinned(snapshot),
+        }
+    }
+
     fn apply(&mut self, note: &Note) {
+        self.last_note = Some(note.time);
         match &note.fact {
             Fact::Forgotten => self.forgotten = Some(note.time),
             Fact::Undeleted => self.forgotten = None,
@@ -72,9 +83,26 @@ impl Repository {
     ///
     /// Durable on return.
     pub fn add_note(&self, snapshot: SnapshotId, fact: Fact) -> Result<NoteId, RepositoryError> {
+        self.add_note_after(snapshot, fact, None)
+    }
+
+    /// Adds a note to a snapshot that is later than another of its notes, whatever the clock says:
+    /// notes count in the order of their times, and the clock may have gone back.
+    ///
+    /// # Durability
+    ///
+    /// Durable on return.
+    pub fn add_note_after(
+        &self,
+        snapshot: SnapshotId,
+        fact: Fact,
+        after: Option<Timestamp>,
+    ) -> Result<NoteId, RepositoryError> {
+        let step = SignedDuration::from_nanos(1);
+        let next = after.map(|after| after.checked_add(step).unwrap_or(after));
         let note = Note {
             snapshot,
-            time: Timestamp::now(),
+            time: Timestamp::now().max(next.unwrap_or(Timestamp::MIN)),
             fact,
             unknown: Unknown::new(),
         };
@@ -98,12 +126,11 @@ impl Repository {
         }
     }
 
-    /// Forgets snapshots: all of them, or none where one of them is pinned.
+    /// Forgets snapshots: all of them, or none where one of them is protected or pinned.
     ///
     /// # Errors
     ///
-    /// [`RepositoryError::Pinned`] for the first that is. Whether one is protected is the caller's
-    /// to look at.
+    /// [`RepositoryError::Protected`] and [`RepositoryError::Pinned`] for the first that is.
     ///
     /// # Durability
     ///
@@ -113,11 +140,12 @@ impl Repository {
         let states = self.states()?;
         for id in snapshots {
             if let Some(state) = states.get(id) {
-                state.check_not_pinned(*id)?;
+                state.check_forgettable(*id)?;
             }
         }
         for id in snapshots {
-            self.add_note(*id, Fact::Forgotten)?;
+            let after = states.get(id).and_then(|state| state.last_note);
+            self.add_note_after(*id, Fact::Forgotten, after)?;
         }
         Ok(())
     }
@@ -142,7 +170,7 @@ impl Repository {
 
     /// Returns what the notes make of each snapshot that has any. A note that is damaged counts as
     /// absent: a snapshot is rather listed than lost. Verify names it.
-    pub(super) fn states(&self) -> Result<HashMap<SnapshotId, SnapshotState>, RepositoryError> {
+    pub(crate) fn states(&self) -> Result<HashMap<SnapshotId, SnapshotState>, RepositoryError> {
         let mut notes = Vec::new();
         for listed in self.storage().list(Area::Notes)? {
             let Name::Note(snapshot, id) = listed.name else {
