@@ -18,6 +18,8 @@ mod instant;
 mod key;
 mod ls;
 mod mount;
+mod protect;
+mod prune;
 #[cfg(feature = "libvirt")]
 mod recover;
 mod restore;
@@ -25,6 +27,7 @@ mod show;
 mod snapshots;
 mod stats;
 mod umount;
+mod undelete;
 mod verify;
 
 use anyhow::Result;
@@ -67,6 +70,10 @@ pub enum Command {
     Find(find::FindArgs),
     Stats(stats::StatsArgs),
     Forget(forget::ForgetArgs),
+    Prune(prune::PruneArgs),
+    Undelete(undelete::UndeleteArgs),
+    Protect(protect::ProtectArgs),
+    Unprotect(protect::UnprotectArgs),
     Key(key::KeyArgs),
     Analyze(analyze::AnalyzeArgs),
     Completions(completions::CompletionsArgs),
@@ -98,6 +105,10 @@ pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Find(args) => find::run(args, context),
         Command::Stats(args) => stats::run(args, context),
         Command::Forget(args) => forget::run(args, context),
+        Command::Prune(args) => prune::run(args, context),
+        Command::Undelete(args) => undelete::run(args, context),
+        Command::Protect(args) => protect::protect(args, context),
+        Command::Unprotect(args) => protect::unprotect(args, context),
         Command::Key(args) => key::run(args, context),
         Command::Analyze(args) => analyze::run(args, context),
         Command::Completions(args) => completions::run(args, context),

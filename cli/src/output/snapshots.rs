@@ -35,6 +35,8 @@ pub struct SnapshotReport {
     pub disks: Vec<SnapshotDisk>,
     /// What the user says about it.
     pub tags: BTreeMap<String, String>,
+    /// Whether it must not be forgotten.
+    pub protected: bool,
 }
 
 /// One disk of a snapshot. All lengths are bytes.
@@ -151,6 +153,7 @@ impl SnapshotReport {
             parent: manifest.parent,
             disks: disks.collect(),
             tags: manifest.tags.clone(),
+            protected: snapshot.state.is_protected,
         }
     }
 }
@@ -228,6 +231,9 @@ impl Report for ShowReport {
         self.write_domain(&mut line)?;
         for file in &self.files {
             line("file", format!("{}, {}", file.name, size::human(file.size)))?;
+        }
+        if snapshot.protected {
+            line("protected", "yes".to_owned())?;
         }
         for pin in &self.pins {
             line("pinned", pin.clone())?;

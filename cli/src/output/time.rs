@@ -19,6 +19,17 @@ pub fn rfc3339<S: serde::Serializer>(time: &Timestamp, out: S) -> Result<S::Ok, 
     out.collect_str(time)
 }
 
+/// Does the same where there may be none.
+pub fn rfc3339_or_null<S: serde::Serializer>(
+    time: &Option<Timestamp>,
+    out: S,
+) -> Result<S::Ok, S::Error> {
+    match time {
+        None => out.serialize_none(),
+        Some(time) => rfc3339(time, out),
+    }
+}
+
 /// Writes a duration, such as `42 s`, `3:05 min` or `2:10 h`.
 pub fn duration(seconds: u64) -> String {
     let (minutes, hours) = (seconds / 60, seconds / 3600);
