@@ -246,6 +246,7 @@ fn is_cancelled(cause: Cause<'_>) -> bool {
         || matches!(cause.downcast_ref(), Some(RestoreError::Cancelled))
         || matches!(cause.downcast_ref(), Some(VerifyError::Cancelled))
         || matches!(cause.downcast_ref(), Some(AnalyzeError::Cancelled))
+        || matches!(cause.downcast_ref(), Some(StatsError::Cancelled))
         || matches!(cause.downcast_ref(), Some(SourceError::Cancelled))
         || is_cancelled_domain(cause)
 }

@@ -1,13 +1,20 @@
 //! `cairn prune`: drops snapshots by a policy.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use anyhow::Result;
+use cairn_engine::id::SnapshotId;
+use cairn_engine::repository::{Access, Repository};
 use cairn_engine::retention::{
     Candidate, Clock, Count, Grace, Group, KeepSpan, KeepTag, Policy, Reason, decide,
 };
+use cairn_engine::stats::{Owned, Usage};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::stats::{count, is_resting};
 use crate::context::Context;
 use crate::exit::{CliError, Outcome};
 use crate::output::prune::PruneReport;
@@ -19,9 +26,10 @@ Examples:
   cairn prune --keep-last 3 --keep-within 2m --vm 'web*' --vm db
   cairn prune --keep-daily 14 --keep-tag release --group-by-tag job --time-zone Europe/Berlin
 
-N is a number or `unlimited`. Days, weeks and so on without a snapshot do not count. A snapshot is kept
-if any rule keeps it; protected ones, pinned ones and those whose date cannot be right are kept too, and
-take nobody's place. `cairn undelete` brings back what was forgotten, until `cairn gc` has taken it.";
+N is a number or `unlimited`. Days, weeks and so on without a snapshot do not count. A snapshot is
+kept if any rule keeps it; protected ones, pinned ones and those whose date cannot be right are kept
+too, and take nobody's place. `cairn undelete` brings back what was forgotten, until `cairn gc` has
+taken it.";
 
 /// Forget the snapshots that no rule keeps
 ///
@@ -106,16 +114,51 @@ pub fn run(args: &PruneArgs, context: &Context) -> Result<Outcome> {
     warn_of_doubts(context, &groups);
     let dropped = groups.iter().flat_map(|group| &group.decisions);
     let dropped = dropped.filter(|decision| !decision.is_kept());
-    let dropped: Vec<_> = dropped.map(|decision| decision.id).collect();
-    if !args.dry_run {
-        repository.forget(&dropped)?;
-    }
+    let dropped: HashSet<_> = dropped.map(|decision| decision.id).collect();
+    let usage = match args.dry_run {
+        true => Some(count_freed(context, &repository, &snapshots, &dropped)?),
+        false => {
+            let dropped: Vec<_> = dropped.iter().copied().collect();
+            repository.forget(&dropped)?;
+            None
+        }
+    };
     let grace = Grace::of(repository.config());
-    context.print(&PruneReport::of(&groups, args.dry_run, grace))?;
-    Ok(match snapshots.list.unreadable.is_empty() {
+    let freed = usage
+        .as_ref()
+        .and_then(|usage| usage.owners.get(DROPPED as usize));
+    let freed = freed.map(|space| space.freed_bytes);
+    context.print(&PruneReport::of(&groups, args.dry_run, grace, freed))?;
+    let is_partial = usage.is_some_and(|usage| usage.is_partial());
+    Ok(match snapshots.list.unreadable.is_empty() && !is_partial {
         true => Outcome::Done,
         false => Outcome::Damage,
     })
+}
+
+/// Whom space belongs to: those that are kept, and those that are dropped.
+const KEPT: u32 = 0;
+const DROPPED: u32 = 1;
+
+fn count_freed(
+    context: &Context,
+    repository: &Arc<Repository>,
+    snapshots: &Snapshots,
+    dropped: &HashSet<SnapshotId>,
+) -> Result<Usage> {
+    let owned = snapshots.list.snapshots.iter().map(|snapshot| {
+        let owner = match dropped.contains(&snapshot.id) {
+            true => DROPPED,
+            false => KEPT,
+        };
+        Owned {
+            snapshot,
+            owner: (!is_resting(snapshot)).then_some(owner),
+        }
+    });
+    let owned: Vec<_> = owned.collect();
+    let contents = session::contents(context, repository, Access::Read(Vec::new()), "prune")?;
+    count(context, &contents, &owned, 2)
 }
 
 impl PruneArgs {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::table::Table;
-use super::{Report, time};
+use super::{Report, size, time};
 
 /// What becomes of snapshots by a policy.
 #[derive(Debug, Serialize)]
@@ -21,6 +21,8 @@ pub struct PruneReport {
     pub kept: u64,
     /// How many are forgotten.
     pub forgotten: u64,
+    /// How many stored bytes forgetting them frees in the end, which is counted for a plan only.
+    pub freed_bytes: Option<u64>,
     /// The snapshots by VMs, the oldest of each first.
     pub decisions: Vec<DecidedSnapshot>,
 }
@@ -47,7 +49,7 @@ pub struct DecidedSnapshot {
 
 impl PruneReport {
     /// Returns what was decided.
-    pub fn of(groups: &[Group<'_>], dry_run: bool, grace: Grace) -> Self {
+    pub fn of(groups: &[Group<'_>], dry_run: bool, grace: Grace, freed: Option<u64>) -> Self {
         let mut decisions = Vec::new();
         for group in groups {
             for decision in &group.decisions {
@@ -75,6 +77,7 @@ impl PruneReport {
             grace_seconds: grace.seconds(),
             kept: count("keep"),
             forgotten: count("forget"),
+            freed_bytes: freed,
             decisions,
         }
     }
@@ -98,6 +101,10 @@ impl Report for PruneReport {
             false => "forgot",
         };
         let all = self.kept + self.forgotten;
-        writeln!(out, "{verb} {} of {all} snapshots", self.forgotten)
+        write!(out, "{verb} {} of {all} snapshots", self.forgotten)?;
+        match self.freed_bytes.map(size::human) {
+            None => writeln!(out),
+            Some(bytes) => writeln!(out, ", which frees {bytes} once a collection takes them"),
+        }
     }
 }

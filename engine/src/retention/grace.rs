@@ -22,6 +22,9 @@ pub struct Grace(u64);
 pub struct ParseGraceError;
 
 impl Grace {
+    /// None: what is forgotten may be taken at once.
+    pub const NONE: Self = Self(0);
+
     /// Returns what a repository is set to.
     pub fn of(config: &Config) -> Self {
         Self(config.grace_seconds.unwrap_or(GRACE_SECONDS_DEFAULT))
