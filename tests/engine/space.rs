@@ -118,6 +118,19 @@ fn costs(contents: &Contents) -> Vec<(ContentId, f64)> {
     costs
 }
 
+/// Whose a snapshot is, by its number.
+type OwnerOf = fn(usize) -> Option<u32>;
+
+/// Returns everything that a snapshot's disk consists of.
+fn needs(contents: &Contents, snapshot: &Snapshot) -> BTreeSet<ContentId> {
+    let mut all = All::default();
+    let disk = snapshot.disk("vda").expect("it was backed up");
+    let window_len = contents.repository().chunker().window_len();
+    let shape = Shape::new(disk.size, window_len).expect("it was made");
+    Recipe::new(contents, shape, disk.recipe).visit(&mut all);
+    all.0
+}
+
 #[test]
 fn bytes_are_those_of_a_model() {
     let mut random = fastrand::Rng::with_seed(seed());
@@ -128,17 +141,9 @@ fn bytes_are_those_of_a_model() {
         let repository = folder.open();
         let snapshots = snapshots(&repository);
         let contents = open(&repository);
-        let window_len = repository.chunker().window_len();
-        let holds = snapshots.iter().map(|snapshot| {
-            let mut all = All::default();
-            let disk = snapshot.disk("vda").expect("it was backed up");
-            let shape = Shape::new(disk.size, window_len).expect("it was made");
-            Recipe::new(&contents, shape, disk.recipe).visit(&mut all);
-            all.0
-        });
-        let holds: Vec<BTreeSet<ContentId>> = holds.collect();
+        let holds: Vec<_> = snapshots.iter().map(|of| needs(&contents, of)).collect();
         // Each snapshot for itself, by threes, all in one hand; and with some that only rest.
-        let owners: [(u32, fn(usize) -> Option<u32>); 4] = [
+        let owners: [(u32, OwnerOf); 4] = [
             (12, |number| u32::try_from(number).ok()),
             (4, |number| u32::try_from(number / 3).ok()),
             (1, |_| Some(0)),
@@ -242,7 +247,7 @@ fn freed_bytes_are_those_of_a_repository_without_them() {
     let (freed, wanted) = (found.owners[1].freed_bytes as f64, (with - without) as f64);
     assert!(wanted > 2_000_000.0, "there is something to free: {wanted}");
     // In other company chunks compress a little better or worse.
-    let slack = wanted * 0.02;
+    let slack = wanted * 0.03;
     assert!((freed - wanted).abs() < slack, "{freed} {wanted} of {with}");
 }
 

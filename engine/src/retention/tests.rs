@@ -352,8 +352,8 @@ fn a_clock_that_went_back_forgets_nothing() {
         "1970-01-02T00:01:00Z",
         "2026-11-05T08:00:00Z",
     ]);
-    for number in 1..5 {
-        made[number].parent = Some(id(number - 1));
+    for (number, made) in made.iter_mut().enumerate().skip(1) {
+        made.parent = Some(id(number - 1));
     }
     let last = policy(|policy| policy.last = Count::new(1));
     let doubt = format!("dated before {}, from which it was computed", id(1).short());
