@@ -1,6 +1,6 @@
 //! `cairn prune`: drops snapshots by a policy.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -128,13 +128,22 @@ pub fn run(args: &PruneArgs, context: &Context) -> Result<Outcome> {
         .as_ref()
         .and_then(|usage| usage.owners.get(DROPPED as usize));
     let freed = freed.map(|space| space.freed_bytes);
-    context.print(&PruneReport::of(&groups, args.dry_run, grace, freed))?;
+    context.print(&PruneReport::of(
+        &groups,
+        args.dry_run,
+        grace,
+        freed,
+        clock.zone,
+    ))?;
     let is_partial = usage.is_some_and(|usage| usage.is_partial());
     Ok(match snapshots.list.unreadable.is_empty() && !is_partial {
         true => Outcome::Done,
         false => Outcome::Damage,
     })
 }
+
+/// How many snapshots of one doubt are named on stderr; the table names all.
+const NAMED_MAX: usize = 8;
 
 /// Whom space belongs to: those that are kept, and those that are dropped.
 const KEPT: u32 = 0;
@@ -187,18 +196,36 @@ fn globs(globs: &[Glob]) -> Result<GlobSet> {
 
 /// Names the snapshots that are kept because some clock was wrong: somebody has to look.
 fn warn_of_doubts(context: &Context, groups: &[Group<'_>]) {
-    let decisions = groups
-        .iter()
-        .flat_map(|group| group.decisions.iter().map(|decision| (group.vm, decision)));
-    for (vm, decision) in decisions {
-        let doubts = decision.reasons.iter().filter(|reason| reason.is_doubt());
-        for doubt in doubts {
-            let id = decision.id.short();
-            let advice = match doubt {
-                Reason::OutOfOrder { .. } => "forget the one with the false date by hand",
-                _ => "forget it by hand if it is not wanted",
-            };
-            context.warn(&format!("{id} of {vm} is {doubt}, and kept: {advice}"));
+    let mut before: BTreeMap<(&str, SnapshotId), Vec<SnapshotId>> = BTreeMap::new();
+    for group in groups {
+        let vm = group.vm;
+        for decision in &group.decisions {
+            for reason in &decision.reasons {
+                let id = decision.id;
+                match reason {
+                    Reason::Future => context.warn(&format!(
+                        "{} of {vm} is {reason}, and kept: forget it by hand if its date is false",
+                        id.short()
+                    )),
+                    Reason::OutOfOrder { ancestor } => {
+                        before.entry((vm, *ancestor)).or_default().push(id);
+                    }
+                    _ => {}
+                }
+            }
         }
+    }
+    for ((vm, ancestor), ids) in before {
+        let named: Vec<String> = ids.iter().take(NAMED_MAX).map(SnapshotId::short).collect();
+        let more = match ids.len().saturating_sub(NAMED_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        context.warn(&format!(
+            "{}{more} of {vm} are dated before {}, from which they were computed, and kept: \
+             forget the one with the false date by hand",
+            named.join(", "),
+            ancestor.short()
+        ));
     }
 }

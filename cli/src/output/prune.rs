@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use cairn_engine::id::SnapshotId;
 use cairn_engine::retention::{Grace, Group};
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::table::Table;
@@ -23,6 +24,9 @@ pub struct PruneReport {
     pub forgotten: u64,
     /// How many stored bytes forgetting them frees in the end, which is counted for a plan only.
     pub freed_bytes: Option<u64>,
+    /// The zone in which days begin.
+    #[serde(skip)]
+    zone: TimeZone,
     /// The snapshots by VMs, the oldest of each first.
     pub decisions: Vec<DecidedSnapshot>,
 }
@@ -49,7 +53,13 @@ pub struct DecidedSnapshot {
 
 impl PruneReport {
     /// Returns what was decided.
-    pub fn of(groups: &[Group<'_>], dry_run: bool, grace: Grace, freed: Option<u64>) -> Self {
+    pub fn of(
+        groups: &[Group<'_>],
+        dry_run: bool,
+        grace: Grace,
+        freed: Option<u64>,
+        zone: TimeZone,
+    ) -> Self {
         let mut decisions = Vec::new();
         for group in groups {
             for decision in &group.decisions {
@@ -78,6 +88,7 @@ impl PruneReport {
             kept: count("keep"),
             forgotten: count("forget"),
             freed_bytes: freed,
+            zone,
             decisions,
         }
     }
@@ -89,7 +100,7 @@ impl Report for PruneReport {
         for decision in &self.decisions {
             table.row([
                 decision.id.short(),
-                time::local(decision.time),
+                time::in_zone(decision.time, self.zone.clone()),
                 decision.vm.clone(),
                 decision.action.to_owned(),
                 decision.reasons.join(", "),

@@ -8,7 +8,8 @@ pub fn local(time: Timestamp) -> String {
     in_zone(time, TimeZone::system())
 }
 
-fn in_zone(time: Timestamp, zone: TimeZone) -> String {
+/// Writes a moment in a time zone, to the second.
+pub fn in_zone(time: Timestamp, zone: TimeZone) -> String {
     time.to_zoned(zone)
         .strftime("%Y-%m-%d %H:%M:%S")
         .to_string()

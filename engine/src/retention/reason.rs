@@ -53,11 +53,6 @@ impl Reason {
     pub fn is_keeping(&self) -> bool {
         !matches!(self, Self::NoRule)
     }
-
-    /// Returns whether it says that some clock was, or is, wrong.
-    pub fn is_doubt(&self) -> bool {
-        matches!(self, Self::Future | Self::OutOfOrder { .. })
-    }
 }
 
 impl fmt::Display for Reason {
