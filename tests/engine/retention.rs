@@ -93,6 +93,25 @@ fn one_that_must_stay_lets_none_be_forgotten() {
     assert!(!retention::taken(&state(&repository, ids[0]), week, later));
 }
 
+/// The note that is damaged may be the one that brought the snapshot back.
+#[test]
+fn a_damaged_note_lets_nothing_be_taken_or_pruned() {
+    let (folder, repository, ids) = world(2);
+    repository.forget(&ids).expect("they are forgotten");
+    let note = repository.add_note(ids[0], Fact::Undeleted);
+    let note = Name::Note(ids[0], note.expect("a note is added"));
+    assert_eq!(state(&repository, ids[0]).forgotten, None);
+    let path = folder.path().join(note.to_string());
+    std::fs::write(path, "{").expect("the note can be damaged");
+
+    let damaged = state(&repository, ids[0]);
+    assert!(damaged.forgotten.is_some() && damaged.has_damaged_note);
+    let none: Grace = "0".parse().expect("a time");
+    let later = Timestamp::now() + 1.hour();
+    assert!(!retention::taken(&damaged, none, later));
+    assert!(retention::taken(&state(&repository, ids[1]), none, later));
+}
+
 #[test]
 fn what_is_gone_brings_none_back() {
     let (_folder, repository, ids) = world(2);

@@ -37,12 +37,14 @@ impl RestingSnapshot {
     pub fn of(snapshot: &Snapshot, grace: Grace) -> Self {
         let state = &snapshot.state;
         let protection = state.is_protected.then(|| "protected".to_owned());
+        let damage = state.has_damaged_note;
+        let damage = damage.then(|| "one of its notes is damaged".to_owned());
         let pins = state.pins.iter().map(|pin| format!("pinned by {pin}"));
         Self {
             snapshot: SnapshotReport::of(snapshot),
             forgotten: state.forgotten,
             kept_until: retention::due(state, grace),
-            kept_by: protection.into_iter().chain(pins).collect(),
+            kept_by: protection.into_iter().chain(damage).chain(pins).collect(),
         }
     }
 }

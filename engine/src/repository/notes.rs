@@ -27,6 +27,8 @@ pub struct SnapshotState {
     pub proofs: Vec<Proof>,
     /// When the last of its notes was written, as far as clocks can be trusted.
     pub last_note: Option<Timestamp>,
+    /// Whether a note is damaged: it may have protected the snapshot, or brought it back.
+    pub has_damaged_note: bool,
 }
 
 /// That a snapshot was of use once.
@@ -169,16 +171,20 @@ impl Repository {
     }
 
     /// Returns what the notes make of each snapshot that has any. A note that is damaged counts as
-    /// absent: a snapshot is rather listed than lost. Verify names it.
+    /// absent, since a snapshot is rather listed than lost; but whoever would delete must know of
+    /// it. Verify names it.
     pub(crate) fn states(&self) -> Result<HashMap<SnapshotId, SnapshotState>, RepositoryError> {
         let mut notes = Vec::new();
+        let mut states: HashMap<SnapshotId, SnapshotState> = HashMap::new();
         for listed in self.storage().list(Area::Notes)? {
             let Name::Note(snapshot, id) = listed.name else {
                 continue;
             };
             match self.note(snapshot, id) {
                 Ok(note) => notes.push((note.time, snapshot, note)),
-                Err(error) if error.is_damage() => {}
+                Err(error) if error.is_damage() => {
+                    states.entry(snapshot).or_default().has_damaged_note = true;
+                }
                 Err(RepositoryError::Storage(StorageError::NotFound(_))) => {}
                 Err(error) => return Err(error),
             }
@@ -191,7 +197,6 @@ impl Repository {
             )
         };
         notes.sort_by_key(|(time, _, note)| (*time, keeps(note)));
-        let mut states: HashMap<SnapshotId, SnapshotState> = HashMap::new();
         for (_, snapshot, note) in &notes {
             states.entry(*snapshot).or_default().apply(note);
         }

@@ -31,6 +31,8 @@ pub struct Candidate<'s> {
     pub is_forgotten: bool,
     /// Whether it must not be forgotten.
     pub is_protected: bool,
+    /// Whether a note of it is damaged, which may have said that.
+    pub has_damaged_note: bool,
     /// What counts on it.
     pub pin: Option<&'s str>,
 }
@@ -48,6 +50,7 @@ impl<'s> Candidate<'s> {
             tags: &manifest.tags,
             is_forgotten: state.forgotten.is_some(),
             is_protected: state.is_protected,
+            has_damaged_note: state.has_damaged_note,
             pin: state.pins.first().map(String::as_str),
         }
     }
@@ -177,6 +180,9 @@ fn set_aside(
     let mut reasons = Vec::new();
     if snapshot.is_protected {
         reasons.push(Reason::Protected);
+    }
+    if snapshot.has_damaged_note {
+        reasons.push(Reason::DamagedNote);
     }
     if let Some(pin) = snapshot.pin {
         reasons.push(Reason::Pinned(pin.to_owned()));

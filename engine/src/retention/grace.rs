@@ -69,10 +69,11 @@ impl fmt::Display for Grace {
 }
 
 /// Returns from when on a collection may take a snapshot of this state; `None` if never, as long as
-/// nothing changes: it is not forgotten, or it is protected or pinned all the same.
+/// nothing changes: it is not forgotten, or it is protected or pinned all the same, or may be, since
+/// a note of it is damaged.
 pub fn due(state: &SnapshotState, grace: Grace) -> Option<Timestamp> {
     let since = state.forgotten?;
-    if state.is_protected || !state.pins.is_empty() {
+    if state.is_protected || !state.pins.is_empty() || state.has_damaged_note {
         return None;
     }
     let grace = i64::try_from(grace.0).map_or(SignedDuration::MAX, SignedDuration::from_secs);
@@ -141,7 +142,11 @@ mod tests {
             pins: ["a domain".to_owned()].into(),
             ..forgotten()
         };
-        for state in [live, protected, pinned] {
+        let damaged = SnapshotState {
+            has_damaged_note: true,
+            ..forgotten()
+        };
+        for state in [live, protected, pinned, damaged] {
             assert!(!taken(&state, grace("0"), Timestamp::MAX), "{state:?}");
             assert_eq!(due(&state, grace("0")), None);
         }

@@ -33,6 +33,8 @@ pub enum Reason {
     Tag(KeepTag),
     /// It is protected.
     Protected,
+    /// A note of it is damaged, which may have protected it.
+    DamagedNote,
     /// Something outside of the repository counts on it.
     Pinned(String),
     /// It is dated after now.
@@ -73,6 +75,7 @@ impl fmt::Display for Reason {
             Self::Within { span, .. } => write!(f, "within {span}"),
             Self::Tag(tag) => write!(f, "tag {tag}"),
             Self::Protected => f.write_str("protected"),
+            Self::DamagedNote => f.write_str("one of its notes is damaged"),
             Self::Pinned(what) => write!(f, "pinned by {what}"),
             Self::Future => f.write_str("dated after now"),
             Self::OutOfOrder { ancestor } => {

@@ -19,6 +19,7 @@ struct Made {
     tags: BTreeMap<String, String>,
     is_forgotten: bool,
     is_protected: bool,
+    has_damaged_note: bool,
     pin: Option<String>,
 }
 
@@ -42,6 +43,7 @@ fn made(number: usize, time: &str) -> Made {
         tags: BTreeMap::new(),
         is_forgotten: false,
         is_protected: false,
+        has_damaged_note: false,
         pin: None,
     }
 }
@@ -62,6 +64,7 @@ fn candidates(made: &[Made]) -> Vec<Candidate<'_>> {
             tags: &made.tags,
             is_forgotten: made.is_forgotten,
             is_protected: made.is_protected,
+            has_damaged_note: made.has_damaged_note,
             pin: made.pin.as_deref(),
         })
         .collect()
@@ -325,10 +328,12 @@ fn what_must_stay_stays_and_takes_no_place() {
         "2026-11-02T08:00:00Z",
         "2026-11-03T08:00:00Z",
         "2026-11-04T08:00:00Z",
+        "2026-11-05T08:00:00Z",
         "2027-11-05T08:00:00Z",
     ]);
     made[2].pin = Some("domain x".to_owned());
     made[3].is_protected = true;
+    made[4].has_damaged_note = true;
     let last = policy(|policy| policy.last = Count::new(1));
     let clock = clock("2026-11-06T00:00:00Z", TimeZone::UTC);
     assert_eq!(
@@ -337,7 +342,8 @@ fn what_must_stay_stays_and_takes_no_place() {
             (1, "last 1 of 1".to_owned()),
             (2, "pinned by domain x".to_owned()),
             (3, "protected".to_owned()),
-            (4, "dated after now".to_owned()),
+            (4, "one of its notes is damaged".to_owned()),
+            (5, "dated after now".to_owned()),
         ]
     );
 }
