@@ -69,8 +69,8 @@ impl fmt::Display for Grace {
 }
 
 /// Returns from when on a collection may take a snapshot of this state; `None` if never, as long as
-/// nothing changes: it is not forgotten, or it is protected or pinned all the same, or may be, since
-/// a note of it is damaged.
+/// nothing changes: it is not forgotten, or it is protected or pinned all the same, or may be,
+/// since a note of it is damaged.
 pub fn due(state: &SnapshotState, grace: Grace) -> Option<Timestamp> {
     let since = state.forgotten?;
     if state.is_protected || !state.pins.is_empty() || state.has_damaged_note {
