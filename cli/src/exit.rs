@@ -254,6 +254,7 @@ fn is_cancelled(cause: Cause<'_>) -> bool {
         || matches!(cause.downcast_ref(), Some(VerifyError::Cancelled))
         || matches!(cause.downcast_ref(), Some(AnalyzeError::Cancelled))
         || matches!(cause.downcast_ref(), Some(GcError::Cancelled))
+        || matches!(cause.downcast_ref(), Some(StatsError::Cancelled))
         || matches!(cause.downcast_ref(), Some(SourceError::Cancelled))
         || is_cancelled_domain(cause)
 }
@@ -281,6 +282,7 @@ fn repository_outcome(error: &RepositoryError) -> Option<Outcome> {
     match error {
         RepositoryError::NoRepository { .. } => Some(Outcome::NoRepository),
         RepositoryError::Pinned { .. } => Some(Outcome::Locked),
+        RepositoryError::Protected(_) => Some(Outcome::Usage),
         RepositoryError::WrongPassphrase | RepositoryError::NotEncrypted => {
             Some(Outcome::WrongPassword)
         }
@@ -352,6 +354,7 @@ fn usage_hint(error: &CliError) -> Option<&'static str> {
 fn repository_hint(error: &RepositoryError) -> Option<&'static str> {
     match error {
         RepositoryError::NoRepository { .. } => Some("`cairn init` makes a repository there"),
+        RepositoryError::Protected(_) => Some("`cairn unprotect` ends that"),
         RepositoryError::NotEncrypted => Some(
             "do not trust it if you encrypted it; else leave CAIRN_PASSWORD and \
              --password-file out",

@@ -36,6 +36,7 @@ pub mod backup;
 pub mod diff;
 pub mod gc;
 pub mod restore;
+pub mod retention;
 pub mod stats;
 pub mod verify;
 

@@ -23,6 +23,8 @@ mod malformed;
 mod many_processes;
 mod mount;
 mod nbd_backup;
+mod prune;
+mod resting;
 mod restore;
 mod snapshots;
 mod stats;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cairn_engine::gc::{Collection, GcError, GcOptions};
 use cairn_engine::progress::{Cancel, Progress};
+use cairn_engine::repository::grace::Grace;
 use cairn_engine::repository::{Repository, RepositoryError, Snapshot};
 use cairn_engine::storage::sim::SimFs;
 use cairn_engine::storage::{SharedStorage, StorageError};
@@ -184,7 +185,7 @@ impl Client {
     fn collect(&mut self, process: &Process<'_>) {
         let (progress, cancel) = (Progress::default(), Cancel::default());
         let options = GcOptions {
-            grace: Duration::ZERO,
+            grace: Grace::NONE,
             // A clock that is right, in the far future, or in the past.
             now: match self.random.u8(0..8) {
                 0 => Timestamp::from_second(0).expect("a time"),

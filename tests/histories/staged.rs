@@ -49,9 +49,8 @@ impl Stage {
             left => left.checked_sub(1),
         };
         let order = Ordering::SeqCst;
-        match self.kill_after.fetch_update(order, order, counted) {
-            Err(0) => self.disk.kill(),
-            Ok(_) | Err(_) => {}
+        if self.kill_after.fetch_update(order, order, counted) == Err(0) {
+            self.disk.kill();
         }
     }
 }

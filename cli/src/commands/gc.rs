@@ -8,6 +8,7 @@ use anyhow::Result;
 use cairn_engine::gc::{Collection, GcEvent, GcOptions, GcReport, Waiting};
 use cairn_engine::limits::MIB;
 use cairn_engine::progress::Progress;
+use cairn_engine::repository::grace::Grace;
 use jiff::Timestamp;
 
 use crate::commands::verify::Percent;
@@ -44,9 +45,9 @@ pub struct GcArgs {
     #[arg(long)]
     pub dry_run: bool,
 
-    /// How long forgotten snapshots can be brought back [default: 7 days]
-    #[arg(long, value_name = "DURATION", value_parser = time::parse)]
-    pub grace: Option<Duration>,
+    /// How long forgotten snapshots rest, such as 7d [default: as the repository is set]
+    #[arg(long, value_name = "TIME")]
+    pub grace: Option<Grace>,
 
     /// How much of what is stored may be dead and stay
     #[arg(long, value_name = "PERCENT", default_value = "5%")]
@@ -69,9 +70,6 @@ pub struct GcArgs {
     pub despite_missing: bool,
 }
 
-/// The grace period where nothing else is said.
-const GRACE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
 /// Runs the command.
 pub fn run(args: &GcArgs, context: &Context) -> Result<Outcome> {
     let max_unused = percent(&args.max_unused)?;
@@ -81,7 +79,7 @@ pub fn run(args: &GcArgs, context: &Context) -> Result<Outcome> {
     let progress = Arc::new(Progress::default());
     let observe = |event: GcEvent<'_>| remark(context, &event);
     let options = GcOptions {
-        grace: args.grace.unwrap_or(GRACE),
+        grace: args.grace.unwrap_or_else(|| Grace::of(repository.config())),
         now: Timestamp::now(),
         max_unused,
         wait: Some(args.wait),

@@ -19,8 +19,10 @@ mod instant;
 mod key;
 mod ls;
 mod mount;
+mod protect;
 #[cfg(feature = "libvirt")]
 mod prove;
+mod prune;
 #[cfg(feature = "libvirt")]
 mod recover;
 mod restore;
@@ -28,6 +30,7 @@ mod show;
 mod snapshots;
 mod stats;
 mod umount;
+mod undelete;
 mod verify;
 
 use anyhow::Result;
@@ -73,6 +76,10 @@ pub enum Command {
     Stats(stats::StatsArgs),
     Forget(forget::ForgetArgs),
     Gc(gc::GcArgs),
+    Prune(prune::PruneArgs),
+    Undelete(undelete::UndeleteArgs),
+    Protect(protect::ProtectArgs),
+    Unprotect(protect::UnprotectArgs),
     Key(key::KeyArgs),
     Analyze(analyze::AnalyzeArgs),
     Completions(completions::CompletionsArgs),
@@ -107,6 +114,10 @@ pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Stats(args) => stats::run(args, context),
         Command::Forget(args) => forget::run(args, context),
         Command::Gc(args) => gc::run(args, context),
+        Command::Prune(args) => prune::run(args, context),
+        Command::Undelete(args) => undelete::run(args, context),
+        Command::Protect(args) => protect::protect(args, context),
+        Command::Unprotect(args) => protect::unprotect(args, context),
         Command::Key(args) => key::run(args, context),
         Command::Analyze(args) => analyze::run(args, context),
         Command::Completions(args) => completions::run(args, context),

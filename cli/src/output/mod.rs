@@ -21,9 +21,12 @@ pub mod instant;
 pub mod key;
 pub mod layout;
 pub mod listing;
+pub mod marks;
 pub mod mount;
 #[cfg(feature = "libvirt")]
 pub mod prove;
+pub mod prune;
+pub mod resting;
 pub mod restore;
 pub mod snapshots;
 pub mod stats;

@@ -35,6 +35,8 @@ pub struct SnapshotReport {
     pub disks: Vec<SnapshotDisk>,
     /// What the user says about it.
     pub tags: BTreeMap<String, String>,
+    /// Whether it must not be forgotten.
+    pub protected: bool,
     /// When it was tried, and how that ended, oldest first.
     pub proofs: Vec<ShownProof>,
 }
@@ -176,6 +178,7 @@ impl SnapshotReport {
             disks: disks.collect(),
             tags: manifest.tags.clone(),
             proofs: (snapshot.state.proofs.iter().map(ShownProof::of)).collect(),
+            protected: snapshot.state.is_protected,
         }
     }
 }
@@ -259,6 +262,9 @@ impl Report for ShowReport {
         self.write_domain(&mut line)?;
         for file in &self.files {
             line("file", format!("{}, {}", file.name, size::human(file.size)))?;
+        }
+        if snapshot.protected {
+            line("protected", "yes".to_owned())?;
         }
         for pin in &self.pins {
             line("pinned", pin.clone())?;

@@ -10,7 +10,8 @@ pub fn local(time: Timestamp) -> String {
     in_zone(time, TimeZone::system())
 }
 
-fn in_zone(time: Timestamp, zone: TimeZone) -> String {
+/// Writes a moment in a time zone, to the second.
+pub fn in_zone(time: Timestamp, zone: TimeZone) -> String {
     time.to_zoned(zone)
         .strftime("%Y-%m-%d %H:%M:%S")
         .to_string()
@@ -19,6 +20,17 @@ fn in_zone(time: Timestamp, zone: TimeZone) -> String {
 /// Serialises a moment as JSON documents have it, in UTC.
 pub fn rfc3339<S: serde::Serializer>(time: &Timestamp, out: S) -> Result<S::Ok, S::Error> {
     out.collect_str(time)
+}
+
+/// Does the same where there may be none.
+pub fn rfc3339_or_null<S: serde::Serializer>(
+    time: &Option<Timestamp>,
+    out: S,
+) -> Result<S::Ok, S::Error> {
+    match time {
+        None => out.serialize_none(),
+        Some(time) => rfc3339(time, out),
+    }
 }
 
 /// Writes a duration, such as `42 s`, `3:05 min` or `2:10 h`.

@@ -7,12 +7,13 @@ use jiff::Timestamp;
 
 use crate::id::{PackId, SessionId, SnapshotId};
 use crate::progress::{Cancel, Progress};
+use crate::repository::grace::Grace;
 use crate::source::RateLimit;
 
 /// What a collection is asked to do.
 pub struct GcOptions<'o> {
     /// How long forgotten snapshots rest before they are taken.
-    pub grace: Duration,
+    pub grace: Grace,
     /// What is now, for that and for nothing else.
     pub now: Timestamp,
     /// Percent of what is stored that may be dead and stay: repacking it would write too much.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::format::session::{SessionDocument, SessionKind};
 use crate::id::SnapshotId;
-use crate::repository::{Repository, Snapshot};
+use crate::repository::{Repository, Snapshot, grace};
 
 use super::{GcError, GcOptions};
 
@@ -36,9 +36,10 @@ pub(super) fn look(
     }
     let pins = pins(repository)?;
     let is_taken = |snapshot: &Snapshot| {
-        let state = &snapshot.state;
         let is_read = pins.as_ref().is_none_or(|pins| pins.contains(&snapshot.id));
-        may_take(snapshot.id) && !is_read && state.may_be_taken(options.grace, options.now)
+        may_take(snapshot.id)
+            && !is_read
+            && grace::taken(&snapshot.state, options.grace, options.now)
     };
     let (taken, kept): (Vec<_>, Vec<_>) = list.snapshots.into_iter().partition(is_taken);
     let mut taken: Vec<SnapshotId> = taken.iter().map(|snapshot| snapshot.id).collect();

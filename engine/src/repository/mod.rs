@@ -4,6 +4,7 @@ mod collection;
 mod contents;
 mod error;
 mod fetch;
+pub mod grace;
 mod hot;
 mod intake;
 mod keys;

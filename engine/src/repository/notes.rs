@@ -1,9 +1,8 @@
 //! Notes: what changed about a snapshot since it was published.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::open::open_session;
 use super::{Repository, RepositoryError};
@@ -26,8 +25,10 @@ pub struct SnapshotState {
     pub pins: BTreeSet<String>,
     /// When it was tried, oldest first.
     pub proofs: Vec<Proof>,
-    /// Whether a note about it is damaged: it may have been one that keeps the snapshot.
-    pub has_damaged_notes: bool,
+    /// When the last of its notes was written, as far as clocks can be trusted.
+    pub last_note: Option<Timestamp>,
+    /// Whether a note is damaged: it may have protected the snapshot, or brought it back.
+    pub has_damaged_note: bool,
 }
 
 /// That a snapshot was tried once.
@@ -42,18 +43,6 @@ pub struct Proof {
 }
 
 impl SnapshotState {
-    /// Returns whether a collection may take the snapshot of this state: forgotten for at least so
-    /// long, by a clock that does not matter where `grace` is none, and with nothing that keeps it.
-    pub fn may_be_taken(&self, grace: Duration, now: Timestamp) -> bool {
-        let is_kept = self.is_protected || !self.pins.is_empty() || self.has_damaged_notes;
-        let has_rested = self.forgotten.is_some_and(|since| {
-            // A note of the future has not rested yet.
-            let rested = Duration::try_from(now.duration_since(since));
-            grace.is_zero() || rested.is_ok_and(|rested| rested >= grace)
-        });
-        !is_kept && has_rested
-    }
-
     /// Fails where something counts on the snapshot of this state.
     pub fn check_not_pinned(&self, snapshot: SnapshotId) -> Result<(), RepositoryError> {
         match self.pins.first() {
@@ -65,7 +54,16 @@ impl SnapshotState {
         }
     }
 
+    /// Fails where the snapshot of this state must not be forgotten.
+    pub fn check_forgettable(&self, snapshot: SnapshotId) -> Result<(), RepositoryError> {
+        match self.is_protected {
+            true => Err(RepositoryError::Protected(snapshot)),
+            false => self.check_not_pinned(snapshot),
+        }
+    }
+
     fn apply(&mut self, note: &Note) {
+        self.last_note = Some(note.time);
         match &note.fact {
             Fact::Forgotten => self.forgotten = Some(note.time),
             Fact::Undeleted => self.forgotten = None,
@@ -90,9 +88,26 @@ impl Repository {
     ///
     /// Durable on return.
     pub fn add_note(&self, snapshot: SnapshotId, fact: Fact) -> Result<NoteId, RepositoryError> {
+        self.add_note_after(snapshot, fact, None)
+    }
+
+    /// Adds a note to a snapshot that is later than another of its notes, whatever the clock says:
+    /// notes count in the order of their times, and the clock may have gone back.
+    ///
+    /// # Durability
+    ///
+    /// Durable on return.
+    pub fn add_note_after(
+        &self,
+        snapshot: SnapshotId,
+        fact: Fact,
+        after: Option<Timestamp>,
+    ) -> Result<NoteId, RepositoryError> {
+        let step = SignedDuration::from_nanos(1);
+        let next = after.map(|after| after.checked_add(step).unwrap_or(after));
         let note = Note {
             snapshot,
-            time: Timestamp::now(),
+            time: Timestamp::now().max(next.unwrap_or(Timestamp::MIN)),
             fact,
             unknown: Unknown::new(),
         };
@@ -116,12 +131,11 @@ impl Repository {
         }
     }
 
-    /// Forgets snapshots: all of them, or none where one of them is pinned.
+    /// Forgets snapshots: all of them, or none where one of them is protected or pinned.
     ///
     /// # Errors
     ///
-    /// [`RepositoryError::Pinned`] for the first that is. Whether one is protected is the caller's
-    /// to look at.
+    /// [`RepositoryError::Protected`] and [`RepositoryError::Pinned`] for the first that is.
     ///
     /// # Durability
     ///
@@ -131,11 +145,12 @@ impl Repository {
         let states = self.states()?;
         for id in snapshots {
             if let Some(state) = states.get(id) {
-                state.check_not_pinned(*id)?;
+                state.check_forgettable(*id)?;
             }
         }
         for id in snapshots {
-            self.add_note(*id, Fact::Forgotten)?;
+            let after = states.get(id).and_then(|state| state.last_note);
+            self.add_note_after(*id, Fact::Forgotten, after)?;
         }
         Ok(())
     }
@@ -159,16 +174,20 @@ impl Repository {
     }
 
     /// Returns what the notes make of each snapshot that has any. A note that is damaged counts as
-    /// absent: a snapshot is rather listed than lost. Verify names it.
-    pub(super) fn states(&self) -> Result<HashMap<SnapshotId, SnapshotState>, RepositoryError> {
-        let (mut notes, mut damaged) = (Vec::new(), Vec::new());
+    /// absent, since a snapshot is rather listed than lost; but whoever would delete must know of
+    /// it. Verify names it.
+    pub(crate) fn states(&self) -> Result<HashMap<SnapshotId, SnapshotState>, RepositoryError> {
+        let mut notes = Vec::new();
+        let mut states: HashMap<SnapshotId, SnapshotState> = HashMap::new();
         for listed in self.storage().list(Area::Notes)? {
             let Name::Note(snapshot, id) = listed.name else {
                 continue;
             };
             match self.note(snapshot, id) {
                 Ok(note) => notes.push((note.time, snapshot, note)),
-                Err(error) if error.is_damage() => damaged.push(snapshot),
+                Err(error) if error.is_damage() => {
+                    states.entry(snapshot).or_default().has_damaged_note = true;
+                }
                 Err(RepositoryError::Storage(StorageError::NotFound(_))) => {}
                 Err(error) => return Err(error),
             }
@@ -181,12 +200,8 @@ impl Repository {
             )
         };
         notes.sort_by_key(|(time, _, note)| (*time, keeps(note)));
-        let mut states: HashMap<SnapshotId, SnapshotState> = HashMap::new();
         for (_, snapshot, note) in &notes {
             states.entry(*snapshot).or_default().apply(note);
-        }
-        for snapshot in damaged {
-            states.entry(snapshot).or_default().has_damaged_notes = true;
         }
         Ok(states)
     }
