@@ -11,13 +11,13 @@ use cairn_engine::progress::{Cancel, Progress};
 use cairn_engine::repository::grace::Grace;
 use cairn_engine::repository::{Repository, RepositoryError, Snapshot};
 use cairn_engine::storage::sim::SimFs;
-use cairn_engine::storage::{SharedStorage, StorageError};
+use cairn_engine::storage::{Folder, SharedStorage, StorageError};
 use jiff::Timestamp;
 use tempfile::TempDir;
 
 use super::baton::Baton;
 use super::model::{Model, digest};
-use super::staged::{Planted, Stage, Staged};
+use super::staged::{Stage, StagedFs};
 use crate::support::memory::restore_fresh;
 use crate::support::sim::{chain, copy_tree, options, scratch};
 use crate::support::{MemorySource, backup_against, edit, random_disk};
@@ -36,7 +36,6 @@ pub struct Round {
     pub old_cache: TempDir,
     pub is_cut: Arc<AtomicBool>,
     pub cut: Arc<dyn Fn() + Send + Sync>,
-    pub planted: Option<Planted>,
 }
 
 /// One client, which does one thing after another.
@@ -95,7 +94,7 @@ impl Client {
 
     fn start<'r>(&mut self, round: &'r Round) -> Option<Process<'r>> {
         let kill_after = match self.random.u8(0..4) {
-            0 => self.random.u32(0..60),
+            0 => self.random.u32(0..150),
             _ => u32::MAX,
         };
         let stage = Arc::new(Stage {
@@ -104,7 +103,6 @@ impl Client {
             disk: round.disk.spawn(),
             kill_after: AtomicU32::new(kill_after),
             cut: Arc::clone(&round.cut),
-            planted: round.planted,
         });
         let (path, own): (PathBuf, Option<TempDir>) = match self.random.u8(0..6) {
             0 => own_cache(None),
@@ -269,7 +267,7 @@ fn own_cache(from: Option<&Path>) -> (PathBuf, Option<TempDir>) {
 
 /// Opens the repository as one process does.
 pub fn open(stage: &Arc<Stage>, cache: &Path) -> Result<Arc<Repository>, RepositoryError> {
-    let storage: SharedStorage = Arc::new(Staged::open(stage)?);
+    let storage: SharedStorage = Arc::new(Folder::open(StagedFs(Arc::clone(stage)))?);
     let no_passphrase = || Err(RepositoryError::WrongPassphrase);
     Repository::open(storage, &options(cache), false, no_passphrase)
 }

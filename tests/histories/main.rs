@@ -1,5 +1,5 @@
 //! Whole histories by seed: backups, restores, forgets and collections that come in between one
-//! another at every call of the storage, processes that are killed, and power cuts. What was
+//! another at every call of the disk, processes that are killed, and power cuts. What was
 //! acknowledged and not forgotten must be there, and right, whatever the seed.
 //!
 //! `CAIRN_HISTORIES=10000 cargo test --release -p cairn-engine --test histories` runs many;
@@ -25,7 +25,6 @@ use crate::support::sim::{copy_tree, init_on, open_on, scratch};
 use acts::{Client, Round};
 use baton::Baton;
 use model::Model;
-use staged::Planted;
 
 /// Processes at work at once.
 const CLIENTS: usize = 3;
@@ -35,7 +34,7 @@ const ACTS: usize = 4;
 const HISTORIES: u64 = 400;
 
 /// Lives through one history, and returns what went wrong.
-fn history(seed: u64, planted: Option<Planted>) -> Vec<String> {
+fn history(seed: u64) -> Vec<String> {
     let mut random = fastrand::Rng::with_seed(seed);
     let model = Arc::new(Model::default());
     let mut disk = SimFs::new(seed);
@@ -46,7 +45,7 @@ fn history(seed: u64, planted: Option<Planted>) -> Vec<String> {
         .collect();
     let mut trace = Vec::new();
     for number in 0..random.u32(1..4) {
-        let cut_after = random.bool().then(|| random.u32(0..400));
+        let cut_after = random.bool().then(|| random.u32(0..900));
         let is_cut = Arc::new(AtomicBool::new(false));
         let after: Arc<std::sync::Mutex<Option<SimFs>>> = Arc::default();
         let (flag, image, old, cut_seed) = (
@@ -69,7 +68,6 @@ fn history(seed: u64, planted: Option<Planted>) -> Vec<String> {
             old_cache: scratch(),
             is_cut,
             cut: Arc::new(cut),
-            planted,
         };
         copy_tree(old_cache.path(), round.old_cache.path());
         thread::scope(|scope| {
@@ -121,7 +119,7 @@ fn no_history_loses_or_changes_a_byte() {
     let first = seed();
     for number in 0..histories() {
         let seed = first.wrapping_add(number);
-        let wrong = history(seed, None);
+        let wrong = history(seed);
         assert!(wrong.is_empty(), "CAIRN_SEED={seed}: {wrong:#?}");
     }
 }

@@ -1,24 +1,14 @@
-//! A storage at whose every call other processes may come in between, the process may be killed, or
-//! the power cut.
+//! A disk at whose every call other processes may come in between, the process may be killed, or the
+//! power cut.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use cairn_engine::id::SessionId;
-use cairn_engine::storage::sim::SimFs;
-use cairn_engine::storage::{
-    Area, CollectionLock, Existing, Folder, Listed, Name, SeenSession, Session, Storage,
-    StorageError, Upload,
-};
+use cairn_engine::storage::sim::{SimFile, SimFs};
+use cairn_engine::storage::{Entry, FileSystem, LockMode, OpenFile, RenameMode};
 
 use super::baton::Baton;
-
-/// What goes wrong on purpose, to show that the histories would notice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Planted {
-    /// Another's pack is built on without the fsync of its folder.
-    NoSettle,
-}
 
 /// What one process shares with the whole history.
 pub struct Stage {
@@ -29,18 +19,12 @@ pub struct Stage {
     pub kill_after: AtomicU32,
     /// Told that the power was cut.
     pub cut: Arc<dyn Fn() + Send + Sync>,
-    pub planted: Option<Planted>,
 }
 
 impl Stage {
-    fn point(&self, what: &str) {
-        self.point_at(what, None);
-    }
-
-    fn point_at(&self, what: &str, name: Option<&Name>) {
-        let name = name.map(|name| name.to_string().chars().take(24).collect::<String>());
-        let what = format!("{what} {}", name.unwrap_or_default());
-        if self.baton.point(self.actor, &what) {
+    fn point(&self, what: &str, path: &str) {
+        let path: String = path.chars().take(30).collect();
+        if self.baton.point(self.actor, &format!("{what} {path}")) {
             (self.cut)();
             return;
         }
@@ -55,120 +39,108 @@ impl Stage {
     }
 }
 
-/// The storage of one process.
-pub struct Staged {
-    inner: Folder<SimFs>,
+/// The disk, as one process sees it.
+pub struct StagedFs(pub Arc<Stage>);
+
+/// A file of such a disk.
+pub struct StagedFile {
+    inner: SimFile,
     stage: Arc<Stage>,
+    path: String,
 }
 
-impl Staged {
-    pub fn open(stage: &Arc<Stage>) -> Result<Self, StorageError> {
-        Ok(Self {
-            inner: Folder::open(stage.disk.clone())?,
-            stage: Arc::clone(stage),
-        })
+impl StagedFs {
+    fn file(&self, inner: SimFile, path: &str) -> StagedFile {
+        StagedFile {
+            inner,
+            stage: Arc::clone(&self.0),
+            path: path.to_owned(),
+        }
     }
 }
 
-impl Storage for Staged {
+impl OpenFile for StagedFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.inner.append(bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.stage.point("sync", &self.path);
+        self.inner.sync()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        if self.path.starts_with("packs") {
+            self.stage.point("read", &self.path);
+        }
+        self.inner.read_exact_at(buf, offset)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn try_lock(&self, mode: LockMode) -> io::Result<bool> {
+        self.stage.point("lock", &self.path);
+        self.inner.try_lock(mode)
+    }
+}
+
+impl FileSystem for StagedFs {
+    type File = StagedFile;
+
     fn location(&self) -> String {
-        self.inner.location()
+        self.0.disk.location()
     }
 
-    fn read(&self, name: &Name, limit: u64) -> Result<Vec<u8>, StorageError> {
-        if !matches!(name, Name::Config | Name::Note(..)) {
-            self.stage.point_at("read", Some(name));
+    fn unsuitable(&self) -> io::Result<Option<&'static str>> {
+        self.0.disk.unsuitable()
+    }
+
+    fn draw(&self) -> io::Result<[u8; 16]> {
+        self.0.disk.draw()
+    }
+
+    fn create_new(&self, path: &str) -> io::Result<StagedFile> {
+        Ok(self.file(self.0.disk.create_new(path)?, path))
+    }
+
+    fn open(&self, path: &str) -> io::Result<StagedFile> {
+        self.0.point("open", path);
+        Ok(self.file(self.0.disk.open(path)?, path))
+    }
+
+    fn is_named(&self, file: &StagedFile, path: &str) -> io::Result<bool> {
+        self.0.disk.is_named(&file.inner, path)
+    }
+
+    fn rename(&self, from: &str, to: &str, mode: RenameMode) -> io::Result<()> {
+        self.0.point("rename to", to);
+        self.0.disk.rename(from, to, mode)
+    }
+
+    fn sync_folder(&self, path: &str) -> io::Result<()> {
+        self.0.point("sync", path);
+        self.0.disk.sync_folder(path)
+    }
+
+    fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
+        if !path.contains('/') {
+            self.0.point("list", path);
         }
-        self.inner.read(name, limit)
+        self.0.disk.list(path)
     }
 
-    fn read_at(&self, name: &Name, offset: u64, buf: &mut [u8]) -> Result<(), StorageError> {
-        // A footer's first read stands for them all: the rest come right after it.
-        if offset == 0 {
-            self.stage.point_at("read a pack", Some(name));
-        }
-        self.inner.read_at(name, offset, buf)
+    fn make_folder(&self, path: &str) -> io::Result<()> {
+        self.0.disk.make_folder(path)
     }
 
-    fn len(&self, name: &Name) -> Result<u64, StorageError> {
-        self.inner.len(name)
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        self.0.point("remove", path);
+        self.0.disk.remove_file(path)
     }
 
-    fn list(&self, area: Area) -> Result<Vec<Listed>, StorageError> {
-        self.stage.point(&format!("list {area:?}"));
-        self.inner.list(area)
-    }
-
-    fn put(
-        &self,
-        session: SessionId,
-        name: &Name,
-        bytes: &[u8],
-        existing: Existing,
-    ) -> Result<(), StorageError> {
-        self.stage.point_at("put", Some(name));
-        let put = self.inner.put(session, name, bytes, existing);
-        self.stage.point("was put");
-        put
-    }
-
-    fn upload(&self, session: SessionId) -> Result<Box<dyn Upload>, StorageError> {
-        Ok(Box::new(StagedUpload {
-            inner: self.inner.upload(session)?,
-            stage: Arc::clone(&self.stage),
-        }))
-    }
-
-    fn settle(&self, name: &Name) -> Result<(), StorageError> {
-        self.stage.point_at("settle", Some(name));
-        if self.stage.planted == Some(Planted::NoSettle) && matches!(name, Name::Pack(_)) {
-            return Ok(());
-        }
-        self.inner.settle(name)
-    }
-
-    fn delete(&self, name: &Name) -> Result<(), StorageError> {
-        self.stage.point_at("delete", Some(name));
-        self.inner.delete(name)
-    }
-
-    fn open_session(&self, document: &[u8]) -> Result<Box<dyn Session>, StorageError> {
-        self.stage.point("open a session");
-        let session = self.inner.open_session(document);
-        self.stage.point("opened a session");
-        session
-    }
-
-    fn sessions(&self) -> Result<Vec<SeenSession>, StorageError> {
-        self.stage.point("list sessions");
-        self.inner.sessions()
-    }
-
-    fn lock_collection(&self) -> Result<CollectionLock, StorageError> {
-        self.stage.point("lock");
-        self.inner.lock_collection()
-    }
-
-    fn clear_dead_sessions(&self) -> Result<usize, StorageError> {
-        self.stage.point("clear");
-        self.inner.clear_dead_sessions()
-    }
-}
-
-struct StagedUpload {
-    inner: Box<dyn Upload>,
-    stage: Arc<Stage>,
-}
-
-impl Upload for StagedUpload {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
-        self.inner.write(bytes)
-    }
-
-    fn finish(self: Box<Self>, name: &Name) -> Result<(), StorageError> {
-        self.stage.point_at("publish", Some(name));
-        let finished = self.inner.finish(name);
-        self.stage.point("published a pack");
-        finished
+    fn remove_folder(&self, path: &str) -> io::Result<()> {
+        self.0.disk.remove_folder(path)
     }
 }
