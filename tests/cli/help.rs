@@ -21,6 +21,7 @@ const COMMANDS: &[&str] = &[
     "undelete",
     "protect",
     "unprotect",
+    "gc",
     "key",
     "mount",
     "umount",

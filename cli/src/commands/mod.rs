@@ -9,6 +9,7 @@ mod diff;
 mod export;
 mod find;
 mod forget;
+mod gc;
 mod get;
 #[cfg(feature = "libvirt")]
 mod guard;
@@ -74,6 +75,7 @@ pub enum Command {
     Undelete(undelete::UndeleteArgs),
     Protect(protect::ProtectArgs),
     Unprotect(protect::UnprotectArgs),
+    Gc(gc::GcArgs),
     Key(key::KeyArgs),
     Analyze(analyze::AnalyzeArgs),
     Completions(completions::CompletionsArgs),
@@ -109,6 +111,7 @@ pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Undelete(args) => undelete::run(args, context),
         Command::Protect(args) => protect::protect(args, context),
         Command::Unprotect(args) => protect::unprotect(args, context),
+        Command::Gc(args) => gc::run(args, context),
         Command::Key(args) => key::run(args, context),
         Command::Analyze(args) => analyze::run(args, context),
         Command::Completions(args) => completions::run(args, context),

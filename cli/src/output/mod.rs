@@ -13,6 +13,7 @@ pub mod diff;
 pub mod domain;
 pub mod export;
 pub mod forget;
+pub mod gc;
 pub mod get;
 pub mod init;
 #[cfg(feature = "libvirt")]

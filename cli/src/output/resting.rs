@@ -37,7 +37,7 @@ impl RestingSnapshot {
     pub fn of(snapshot: &Snapshot, grace: Grace) -> Self {
         let state = &snapshot.state;
         let protection = state.is_protected.then(|| "protected".to_owned());
-        let damage = state.has_damaged_note;
+        let damage = state.has_damaged_notes;
         let damage = damage.then(|| "one of its notes is damaged".to_owned());
         let pins = state.pins.iter().map(|pin| format!("pinned by {pin}"));
         Self {

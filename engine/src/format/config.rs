@@ -171,10 +171,7 @@ impl Config {
         }
         let found: Authenticated = json::decode(WHAT, bytes, SMALL_DOCUMENT_LEN_MAX)?;
         let failed = FormatError::AuthenticationFailed { what: WHAT };
-        let digits = hex::encode(found.mac);
-        let text = std::str::from_utf8(bytes).map_err(|_| failed.clone())?;
-        let (before, after) = text.split_once(&digits).ok_or_else(|| failed.clone())?;
-        let zeroed = [before, &"0".repeat(digits.len()), after].concat();
+        let zeroed = json::zeroed(bytes, found.mac).ok_or_else(|| failed.clone())?;
         // Compared in constant time.
         if blake3::Hash::from_bytes(mac(zeroed.as_bytes())) == found.mac {
             Ok(())

@@ -1,5 +1,6 @@
 //! A repository that is open: its settings, keys, storage and index, in one place.
 
+mod collection;
 mod contents;
 mod error;
 mod fetch;

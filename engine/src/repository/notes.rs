@@ -1,6 +1,7 @@
 //! Notes: what changed about a snapshot since it was published.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -27,8 +28,8 @@ pub struct SnapshotState {
     pub proofs: Vec<Proof>,
     /// When the last of its notes was written, as far as clocks can be trusted.
     pub last_note: Option<Timestamp>,
-    /// Whether a note is damaged: it may have protected the snapshot, or brought it back.
-    pub has_damaged_note: bool,
+    /// Whether a note about it is damaged: it may have been one that keeps the snapshot.
+    pub has_damaged_notes: bool,
 }
 
 /// That a snapshot was of use once.
@@ -41,6 +42,18 @@ pub struct Proof {
 }
 
 impl SnapshotState {
+    /// Returns whether a collection may take the snapshot of this state: forgotten for at least so
+    /// long, by a clock that does not matter where `grace` is none, and with nothing that keeps it.
+    pub fn may_be_taken(&self, grace: Duration, now: Timestamp) -> bool {
+        let is_kept = self.is_protected || !self.pins.is_empty() || self.has_damaged_notes;
+        let has_rested = self.forgotten.is_some_and(|since| {
+            // A note of the future has not rested yet.
+            let rested = Duration::try_from(now.duration_since(since));
+            grace.is_zero() || rested.is_ok_and(|rested| rested >= grace)
+        });
+        !is_kept && has_rested
+    }
+
     /// Fails where something counts on the snapshot of this state.
     pub fn check_not_pinned(&self, snapshot: SnapshotId) -> Result<(), RepositoryError> {
         match self.pins.first() {
@@ -174,17 +187,14 @@ impl Repository {
     /// absent, since a snapshot is rather listed than lost; but whoever would delete must know of
     /// it. Verify names it.
     pub(crate) fn states(&self) -> Result<HashMap<SnapshotId, SnapshotState>, RepositoryError> {
-        let mut notes = Vec::new();
-        let mut states: HashMap<SnapshotId, SnapshotState> = HashMap::new();
+        let (mut notes, mut damaged) = (Vec::new(), Vec::new());
         for listed in self.storage().list(Area::Notes)? {
             let Name::Note(snapshot, id) = listed.name else {
                 continue;
             };
             match self.note(snapshot, id) {
                 Ok(note) => notes.push((note.time, snapshot, note)),
-                Err(error) if error.is_damage() => {
-                    states.entry(snapshot).or_default().has_damaged_note = true;
-                }
+                Err(error) if error.is_damage() => damaged.push(snapshot),
                 Err(RepositoryError::Storage(StorageError::NotFound(_))) => {}
                 Err(error) => return Err(error),
             }
@@ -197,8 +207,12 @@ impl Repository {
             )
         };
         notes.sort_by_key(|(time, _, note)| (*time, keeps(note)));
+        let mut states: HashMap<SnapshotId, SnapshotState> = HashMap::new();
         for (_, snapshot, note) in &notes {
             states.entry(*snapshot).or_default().apply(note);
+        }
+        for snapshot in damaged {
+            states.entry(snapshot).or_default().has_damaged_notes = true;
         }
         Ok(states)
     }

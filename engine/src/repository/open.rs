@@ -234,6 +234,14 @@ impl Repository {
         }
     }
 
+    /// Opens a session that writes, without the packs and the index.
+    pub(crate) fn open_writer(
+        &self,
+        command: &str,
+    ) -> Result<Box<dyn crate::storage::Session>, RepositoryError> {
+        open_session(&*self.storage, command)
+    }
+
     /// Returns the folder of its index.
     pub fn index_folder(&self) -> &Path {
         &self.index_folder

@@ -50,7 +50,7 @@ impl<'s> Candidate<'s> {
             tags: &manifest.tags,
             is_forgotten: state.forgotten.is_some(),
             is_protected: state.is_protected,
-            has_damaged_note: state.has_damaged_note,
+            has_damaged_note: state.has_damaged_notes,
             pin: state.pins.first().map(String::as_str),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -28,6 +29,11 @@ impl Grace {
     /// Returns what a repository is set to.
     pub fn of(config: &Config) -> Self {
         Self(config.grace_seconds.unwrap_or(GRACE_SECONDS_DEFAULT))
+    }
+
+    /// Returns it as a duration.
+    pub fn duration(self) -> Duration {
+        Duration::from_secs(self.0)
     }
 
     /// Returns it in seconds.
@@ -68,26 +74,18 @@ impl fmt::Display for Grace {
     }
 }
 
-/// Returns from when on a collection may take a snapshot of this state; `None` if never, as long as
+/// Returns from when on [`SnapshotState::may_be_taken`] lets a collection take a snapshot, unless it
+/// is given another grace: one of zero looks at no clock. `None` if never, as long as
 /// nothing changes: it is not forgotten, or it is protected or pinned all the same, or may be,
 /// since a note of it is damaged.
 pub fn due(state: &SnapshotState, grace: Grace) -> Option<Timestamp> {
     let since = state.forgotten?;
-    if state.is_protected || !state.pins.is_empty() || state.has_damaged_note {
+    if state.is_protected || !state.pins.is_empty() || state.has_damaged_notes {
         return None;
     }
     let grace = i64::try_from(grace.0).map_or(SignedDuration::MAX, SignedDuration::from_secs);
     // What is due after all time never is.
     since.checked_add(grace).ok()
-}
-
-/// Returns whether a collection may take a snapshot of this state at `now`: it must be no root
-/// then.
-///
-/// The clock only ever delays: one that went back, so that the snapshot seems to be forgotten in
-/// the future, makes it rest on, even where the grace is zero.
-pub fn taken(state: &SnapshotState, grace: Grace, now: Timestamp) -> bool {
-    due(state, grace).is_some_and(|due| due <= now)
 }
 
 #[cfg(test)]
@@ -100,6 +98,14 @@ mod tests {
 
     fn grace(text: &str) -> Grace {
         text.parse().expect("the time is valid")
+    }
+
+    /// Whether a collection may take a snapshot, and what `due` says of that.
+    fn taken(state: &SnapshotState, grace: Grace, now: Timestamp) -> bool {
+        let taken = state.may_be_taken(grace.duration(), now);
+        let is_due = due(state, grace).is_some_and(|due| due <= now);
+        assert!(grace == Grace::NONE || taken == is_due, "{state:?} {grace}");
+        taken
     }
 
     fn forgotten() -> SnapshotState {
@@ -120,10 +126,12 @@ mod tests {
 
     #[test]
     fn a_clock_that_went_back_lets_it_rest_on() {
-        for text in ["0", "1h", "7d"] {
+        for text in ["1h", "7d"] {
             assert!(!taken(&forgotten(), grace(text), at(999)), "{text}");
             assert!(!taken(&forgotten(), grace(text), at(-1_000_000)), "{text}");
         }
+        // Who wants none at all wants no clock either.
+        assert!(taken(&forgotten(), Grace::NONE, at(999)));
         let last = SnapshotState {
             forgotten: Some(Timestamp::MAX),
             ..SnapshotState::default()
@@ -143,7 +151,7 @@ mod tests {
             ..forgotten()
         };
         let damaged = SnapshotState {
-            has_damaged_note: true,
+            has_damaged_notes: true,
             ..forgotten()
         };
         for state in [live, protected, pinned, damaged] {

@@ -5,20 +5,23 @@ use std::collections::HashMap;
 use crate::format::note::Fact;
 use crate::id::SnapshotId;
 use crate::repository::{Repository, RepositoryError, SnapshotState};
-use crate::storage::{Name, StorageError};
+use crate::storage::{CollectionLock, Name, StorageError};
 
 /// Brings forgotten snapshots back: all of them, or none where one is there no more.
 ///
 /// # Errors
 ///
-/// [`RepositoryError::SnapshotGone`] for the first that a collection has taken.
+/// [`RepositoryError::SnapshotGone`] for the first that a collection has taken, and
+/// [`StorageError::Locked`] while one is at work.
 ///
 /// # Durability
 ///
 /// Durable on return.
 pub fn undelete(repository: &Repository, snapshots: &[SnapshotId]) -> Result<(), RepositoryError> {
-    // Here stands the collection lock, and the end of a pending plan: what a collection was about
-    // to take must be all there when the note counts.
+    // What a collection is about to take must be all there when the note counts: none is at work
+    // until the end, and nobody keeps to the plan of one that came back another day.
+    let lock = repository.lock_collection()?;
+    cancel_plan(repository, &lock)?;
     let states = present(repository, snapshots)?;
     mark(repository, snapshots, &states, &Fact::Undeleted)
 }
@@ -49,6 +52,18 @@ pub fn protect(repository: &Repository, snapshots: &[SnapshotId]) -> Result<(), 
 pub fn unprotect(repository: &Repository, snapshots: &[SnapshotId]) -> Result<(), RepositoryError> {
     let states = present(repository, snapshots)?;
     mark(repository, snapshots, &states, &Fact::Unprotected)
+}
+
+/// Deletes the plan of a collection that is not at work. All that it condemned and that is still
+/// there is as good as ever, and the next collection plans anew.
+fn cancel_plan(repository: &Repository, lock: &CollectionLock) -> Result<(), RepositoryError> {
+    match repository.collection_plan() {
+        Ok(None) => Ok(()),
+        // One that cannot be read is of use to nobody.
+        Ok(Some(_)) => repository.delete_plan(lock),
+        Err(error) if error.is_damage() => repository.delete_plan(lock),
+        Err(error) => Err(error),
+    }
 }
 
 /// Reads the notes anew, and fails unless all the snapshots are there.

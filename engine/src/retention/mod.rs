@@ -13,7 +13,7 @@ mod reason;
 mod span;
 
 pub use decide::{Candidate, Clock, Decision, Group, decide};
-pub use grace::{Grace, ParseGraceError, due, taken};
+pub use grace::{Grace, ParseGraceError, due};
 pub use marks::{protect, undelete, unprotect};
 pub use policy::{Count, EmptyPolicyError, KeepTag, ParseCountError, Policy, Rule};
 pub use reason::Reason;
