@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::world::{MIB, World, disk};
+use crate::world::{MIB, World, disk, edit};
 
 /// Returns the ids that have an action, with their reasons.
 fn actions(report: &Value, action: &str) -> Vec<(String, String)> {
@@ -220,4 +220,41 @@ fn dates_that_cannot_be_right_forget_nothing() {
     world.ok(["forget", &back]);
     let ran = world.run(["prune", "--keep-last", "1"]);
     assert!(!ran.err.contains("dated before"), "{ran:?}");
+}
+
+#[test]
+fn the_bytes_foretold_are_those_that_gc_frees() {
+    for world in [World::new(), World::encrypted()] {
+        let mut bytes = disk(203, 16 * MIB);
+        for round in 0..8 {
+            edit(204 + round, &mut bytes);
+            let start = usize::try_from(round * MIB).expect("small");
+            bytes[start..start + 700_000].fill_with(|| fastrand::u8(b'a'..=b'p'));
+            world.raw("a.raw", &bytes);
+            world.backup("a.raw");
+        }
+        // What is on its way already is none of the plan's doing.
+        world.ok(["forget", "web1"]);
+        world.ok(["gc", "--grace", "0", "--max-unused", "0"]);
+        let stored = || -> u64 {
+            let files = ["packs", "snapshots", "notes"].map(|folder| world.stored(folder));
+            let lens = files.iter().flatten().map(|file| {
+                let about = std::fs::metadata(file);
+                about.expect("stored files can be looked at").len()
+            });
+            lens.sum()
+        };
+        let policy = ["prune", "--keep-last", "2"];
+        let plan = world.json(policy.iter().chain(&["--dry-run"]));
+        let foretold = plan["freed_bytes"].as_f64().expect("a number");
+        assert_eq!(plan["forgotten"], 5);
+        let before = stored();
+        world.ok(policy);
+        world.ok(["gc", "--grace", "0", "--max-unused", "0"]);
+        let freed = (before - stored()) as f64;
+        assert!(freed > 1e6, "there is something to free: {freed}");
+        let share = (foretold - freed).abs() / freed;
+        assert!(share < 0.03, "{foretold} was foretold, {freed} freed");
+        world.ok(["verify"]);
+    }
 }

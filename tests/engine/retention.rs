@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use cairn_engine::format::note::Fact;
+use cairn_engine::gc::{Collection, GcOptions};
 use cairn_engine::id::SnapshotId;
+use cairn_engine::progress::{Cancel, Progress};
 use cairn_engine::repository::{Repository, RepositoryError, SnapshotState};
 use cairn_engine::retention::{self, Candidate, Clock, Count, Grace, Policy};
-use cairn_engine::storage::{Area, Name};
+use cairn_engine::storage::{Area, Name, StorageError};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
 use crate::support::sim::small_settings;
-use crate::support::{MemorySource, TestRepository, random_disk, snapshot};
+use crate::support::{MemorySource, TestRepository, assert_clean, random_disk, snapshot};
 
 /// A repository with some snapshots of one disk.
 fn world(count: usize) -> (TestRepository, Arc<Repository>, Vec<SnapshotId>) {
@@ -42,11 +44,11 @@ fn the_last_word_holds_though_the_clock_went_back() {
     let id = ids[0];
     let noted = repository.add_note_after(id, Fact::Forgotten, ahead());
     noted.expect("a note is added");
-    let none: Grace = "0".parse().expect("a time");
     let forgotten = state(&repository, id);
     assert!(forgotten.forgotten > Some(Timestamp::now()));
+    let hour: Grace = "1h".parse().expect("a time");
     assert!(
-        !retention::taken(&forgotten, none, Timestamp::now()),
+        !retention::taken(&forgotten, hour, Timestamp::now()),
         "dated after now"
     );
 
@@ -83,7 +85,7 @@ fn one_that_must_stay_lets_none_be_forgotten() {
     // A note that forgets it all the same, as a race may leave it, lets no collection take it.
     let noted = repository.add_note(ids[1], Fact::Forgotten);
     noted.expect("a note is added");
-    let none: Grace = "0".parse().expect("a time");
+    let none = Grace::NONE;
     let later = Timestamp::now() + 1.hour();
     assert!(!retention::taken(&state(&repository, ids[1]), none, later));
     repository.forget(&ids[..1]).expect("it is forgotten");
@@ -106,7 +108,7 @@ fn a_damaged_note_lets_nothing_be_taken_or_pruned() {
 
     let damaged = state(&repository, ids[0]);
     assert!(damaged.forgotten.is_some() && damaged.has_damaged_note);
-    let none: Grace = "0".parse().expect("a time");
+    let none = Grace::NONE;
     let later = Timestamp::now() + 1.hour();
     assert!(!retention::taken(&damaged, none, later));
     assert!(retention::taken(&state(&repository, ids[1]), none, later));
@@ -134,6 +136,54 @@ fn what_is_gone_brings_none_back() {
     let after = storage.list(Area::Notes).expect("notes are listed").len();
     assert_eq!(notes, after, "nothing was noted");
     assert!(state(&repository, ids[0]).forgotten.is_some());
+}
+
+/// A collection that stopped after planning, and one that is at work.
+#[test]
+fn what_is_brought_back_is_not_taken_by_a_plan() {
+    let (folder, repository, ids) = world(2);
+    repository.forget(&ids[..1]).expect("it is forgotten");
+    let (progress, cancel) = (Progress::default(), Cancel::default());
+    let options = || GcOptions {
+        grace: Grace::NONE,
+        now: Timestamp::now(),
+        max_unused: 0.0,
+        wait: None,
+        despite_missing: false,
+        memory: 1 << 20,
+        temp: None,
+        threads: 2,
+        limit: None,
+        progress: &progress,
+        cancel: &cancel,
+        observe: &|_| {},
+    };
+    let mut collection = Collection::begin(&repository, options()).expect("it begins");
+    let planned = collection.plan().expect("it plans");
+    assert_eq!(
+        planned.map(|planned| planned.plan.taken),
+        Some(vec![ids[0]])
+    );
+    let refused = retention::undelete(&repository, &ids[..1]);
+    assert!(
+        matches!(
+            refused,
+            Err(RepositoryError::Storage(StorageError::Locked { .. }))
+        ),
+        "{refused:?}"
+    );
+    assert!(state(&repository, ids[0]).forgotten.is_some());
+    drop(collection);
+
+    retention::undelete(&repository, &ids[..1]).expect("it is brought back");
+    let plan = repository.collection_plan().expect("it can be read");
+    assert_eq!(plan, None);
+    let whole = folder.restore(ids[0]).expect("it is all there");
+    let collection = Collection::begin(&repository, options()).expect("it begins");
+    let report = collection.run().expect("it goes through");
+    assert!(report.taken.is_empty() && !report.resumed, "{report:?}");
+    assert!(folder.restore(ids[0]).expect("it is all there") == whole);
+    assert_clean(&folder.verify());
 }
 
 #[test]

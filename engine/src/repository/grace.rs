@@ -85,9 +85,9 @@ pub fn due(state: &SnapshotState, grace: Grace) -> Option<Timestamp> {
 /// then.
 ///
 /// The clock only ever delays: one that went back, so that the snapshot seems to be forgotten in
-/// the future, makes it rest on, even where the grace is zero.
+/// the future, makes it rest on. Whoever wants no grace at all wants no clock either.
 pub fn taken(state: &SnapshotState, grace: Grace, now: Timestamp) -> bool {
-    due(state, grace).is_some_and(|due| due <= now)
+    due(state, grace).is_some_and(|due| grace == Grace::NONE || due <= now)
 }
 
 #[cfg(test)]
@@ -120,10 +120,11 @@ mod tests {
 
     #[test]
     fn a_clock_that_went_back_lets_it_rest_on() {
-        for text in ["0", "1h", "7d"] {
+        for text in ["1h", "7d"] {
             assert!(!taken(&forgotten(), grace(text), at(999)), "{text}");
             assert!(!taken(&forgotten(), grace(text), at(-1_000_000)), "{text}");
         }
+        assert!(taken(&forgotten(), Grace::NONE, at(999)));
         let last = SnapshotState {
             forgotten: Some(Timestamp::MAX),
             ..SnapshotState::default()
