@@ -376,9 +376,10 @@ fn storage_hint(error: &StorageError) -> Option<&'static str> {
     match error {
         StorageError::NotFound(Name::Config) => Some("`cairn init` makes a repository there"),
         StorageError::Locked { .. } => Some("another cairn is at work there; try again later"),
-        StorageError::NoSpace { .. } => {
-            Some("make room and try again; what is stored already is used")
-        }
+        StorageError::NoSpace { .. } => Some(
+            "make room and try again, by other means or by `cairn prune` and then \
+                 `cairn gc --grace 0`; what is stored already is used",
+        ),
         StorageError::NotEmpty { .. } => Some("a repository needs a folder of its own"),
         _ => None,
     }

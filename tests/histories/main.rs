@@ -55,9 +55,10 @@ fn history(seed: u64) -> Vec<String> {
             random.u64(..),
         );
         let cut = move || {
+            // First: what another thread does from here on is acknowledged to nobody.
+            flag.store(true, Ordering::SeqCst);
             let mut image = image.lock().expect("nobody panicked");
             *image = Some(old.crash_image(old.op_count(), cut_seed));
-            flag.store(true, Ordering::SeqCst);
         };
         let baton = Arc::new(Baton::new(random.u64(..), CLIENTS, cut_after));
         let round = Round {

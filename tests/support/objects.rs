@@ -205,6 +205,14 @@ impl Storage for Objects {
         self.behind.lock_collection()
     }
 
+    fn keep_reserve(&self) -> Result<(), StorageError> {
+        self.behind.keep_reserve()
+    }
+
+    fn release_reserve(&self) -> Result<bool, StorageError> {
+        self.behind.release_reserve()
+    }
+
     fn clear_dead_sessions(&self) -> Result<usize, StorageError> {
         self.behind.clear_dead_sessions()
     }

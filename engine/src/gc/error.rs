@@ -93,7 +93,7 @@ impl GcError {
     }
 
     /// Returns whether the medium is full.
-    pub(super) fn is_no_space(&self) -> bool {
+    pub fn is_no_space(&self) -> bool {
         let is_full = |error: &StorageError| matches!(error, StorageError::NoSpace { .. });
         match self {
             Self::Repository(RepositoryError::Storage(error)) => is_full(error),

@@ -69,19 +69,44 @@ impl<'o> Collection<'o> {
     }
 
     /// Does what is left of an earlier plan, then plans anew and does that: all that can be done
-    /// within the time that the options give for waiting.
+    /// within the time that the options give for waiting. On a full medium it takes to what is kept
+    /// back for it.
     pub fn run(mut self) -> Result<GcReport, GcError> {
+        match self.run_once() {
+            Err(error) if error.is_no_space() => {
+                let storage = self.repository.storage();
+                match storage.release_reserve()? {
+                    true => self.run_once()?,
+                    false => return Err(error),
+                }
+            }
+            done => done?,
+        }
+        // Where there is no room for it, the next collection tries again.
+        drop(self.repository.storage().keep_reserve());
+        Ok(self.report)
+    }
+
+    fn run_once(&mut self) -> Result<(), GcError> {
         if let Some(earlier) = self.resume()? {
             self.report.resumed = true;
             if !self.finish(earlier, None)? {
-                return Ok(self.report);
+                return Ok(());
             }
         }
-        if let Some(planned) = self.plan()? {
-            let Planned { plan, covered } = planned;
-            self.finish(plan, Some(covered))?;
+        loop {
+            let before = self.report.deleted_packs;
+            self.report.was_full = false;
+            if let Some(Planned { plan, covered }) = self.plan()?
+                && !self.finish(plan, Some(covered))?
+            {
+                return Ok(());
+            }
+            // What went has made room for what could not be moved.
+            if !self.report.was_full || self.report.deleted_packs == before {
+                return Ok(());
+            }
         }
-        Ok(self.report)
     }
 
     /// Says what a collection would do now. Writes nothing.

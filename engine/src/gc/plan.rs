@@ -70,7 +70,6 @@ impl<'p, 'o> Planning<'p, 'o> {
         report.dead_bytes = weighed.iter().flatten().map(|pack| pack.dead).sum();
         report.condemned = goes.iter().filter(|goes| **goes).count() as u64;
         report.damaged = census.unreadable().collect();
-        report.taken.clone_from(&roots.taken);
         let moving = weighed.iter().zip(&goes).filter(|(_, goes)| **goes);
         let moving = moving.filter_map(|(pack, _)| pack.filter(|pack| !pack.is_dead));
         let moving: Vec<u64> = moving.map(|pack| pack.stored_len - pack.dead).collect();
@@ -93,6 +92,7 @@ impl<'p, 'o> Planning<'p, 'o> {
         let going = self.census.packs.iter().flatten().zip(&self.goes);
         let going = going.filter(|(_, goes)| **goes);
         self.report.deleted_packs = self.report.condemned;
+        self.report.taken.clone_from(&self.roots.taken);
         self.report.deleted_bytes = going.map(|(pack, _)| pack.stored_len).sum();
         Ok(())
     }
@@ -161,7 +161,7 @@ impl<'p, 'o> Planning<'p, 'o> {
                 stored_bytes,
                 damaged,
             }) => {
-                self.report.written_packs = packs;
+                self.report.written_packs += packs;
                 self.report.written_bytes = stored_bytes;
                 for pack in damaged {
                     self.goes[pack as usize] = false;

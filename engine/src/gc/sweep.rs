@@ -48,8 +48,14 @@ impl Sweep<'_, '_> {
             .collect();
         self.delete_snapshots(&taken)?;
         self.delete_packs(&condemned, report)?;
-        report.taken = taken;
-        Ok(self.repository.delete_plan(self.lock)?)
+        report.taken.extend(taken);
+        self.repository.delete_plan(self.lock)?;
+        if report.deleted_packs > 0 {
+            // The index is a cache: where this fails, it is only larger than it has to be.
+            let contents = Contents::open(self.repository, Access::Read(Vec::new()), "gc");
+            drop(contents.and_then(|contents| contents.compact_index()));
+        }
+        Ok(())
     }
 
     /// Takes out of the condemned the packs that `new` snapshots need: those that hold something

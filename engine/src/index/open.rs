@@ -180,7 +180,14 @@ impl Index {
             (load @ (Load::Missing | Load::Unavailable), _) | (load, false) => {
                 (load.usable(), false)
             }
-            (load @ (Load::Stale(..) | Load::Unusable), true) => {
+            (load @ Load::Stale(..), true) if !self.options.compacts => (load.usable(), false),
+            (load @ Load::Stale(..), true) => {
+                drop(load);
+                // Thrown away only when the new one is ready to be written: others use it till then.
+                self.damaged.store(true, Ordering::Relaxed);
+                (None, false)
+            }
+            (load @ Load::Unusable, true) => {
                 drop(load);
                 (None, self.reset().is_ok())
             }

@@ -26,6 +26,9 @@ pub struct IndexOptions {
     pub repository: RepositoryId,
     /// Whether the index on disk may be changed.
     pub writable: bool,
+    /// Whether the index on disk is built anew where much of it is about packs that are gone. It
+    /// serves as well as it is; a collection, which made it so, has the time.
+    pub compacts: bool,
     /// Bytes of memory for what this process adds; the rest goes to `temp_dir`.
     pub overlay_memory: u64,
     /// Bytes of memory for blocks of the database.
@@ -42,6 +45,7 @@ impl IndexOptions {
             temp_dir,
             repository,
             writable: true,
+            compacts: false,
             overlay_memory: OVERLAY_MEMORY_DEFAULT,
             cache_memory: CACHE_MEMORY_DEFAULT,
             lock_wait: LOCK_WAIT_DEFAULT,

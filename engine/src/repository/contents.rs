@@ -134,6 +134,23 @@ impl Contents {
         &self.index
     }
 
+    /// Rids the index on disk of what is about packs that are gone, where that is much.
+    pub(crate) fn compact_index(&self) -> Result<(), RepositoryError> {
+        let repository = &self.repository;
+        let id = repository.config().repository_id;
+        let options = IndexOptions {
+            compacts: true,
+            ..IndexOptions::new(
+                repository.index_folder().to_owned(),
+                self.temp_folder()?,
+                id,
+            )
+        };
+        let footers = FooterSource::to_build_on(repository);
+        Index::open(options, &list_packs(repository)?, &footers)?;
+        Ok(())
+    }
+
     /// Returns the folder for the session's private files.
     pub(crate) fn temp_folder(&self) -> Result<PathBuf, RepositoryError> {
         self.repository.temp_folder(self.session())

@@ -119,15 +119,22 @@ impl Repository {
         let plain = note.encode().map_err(document)?;
         let stored = self.keys().seal_document(FileKind::Note, plain);
         let id = NoteId::from_bytes(*blake3::hash(&stored).as_bytes());
-        let session = open_session(&**self.storage(), "note")?;
-        match self.storage().put(
-            session.id(),
-            &Name::Note(snapshot, id),
-            &stored,
-            Existing::Refuse,
-        ) {
-            Ok(()) | Err(StorageError::Exists(_)) => Ok(id),
-            Err(error) => Err(error.into()),
+        let put = || {
+            let session = open_session(&**self.storage(), "note")?;
+            let name = Name::Note(snapshot, id);
+            match (self.storage()).put(session.id(), &name, &stored, Existing::Refuse) {
+                Ok(()) | Err(StorageError::Exists(_)) => Ok(id),
+                Err(error) => Err(error.into()),
+            }
+        };
+        match put() {
+            // Forgetting is the way out of a full medium.
+            Err(RepositoryError::Storage(StorageError::NoSpace { .. }))
+                if self.storage().release_reserve()? =>
+            {
+                put()
+            }
+            done => done,
         }
     }
 

@@ -109,6 +109,8 @@ impl Repository {
             error => error.into(),
         })?;
         drop(session);
+        // A medium that is full by now may get room later; a collection tries again.
+        drop(storage.keep_reserve());
         Self::assemble(storage, config, keys, options)
     }
 

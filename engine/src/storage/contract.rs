@@ -94,6 +94,16 @@ pub trait Storage: Send + Sync {
     /// [`StorageError::Locked`] while another holds it: nobody waits for it.
     fn lock_collection(&self) -> Result<CollectionLock, StorageError>;
 
+    /// Keeps some space back, where there is none kept yet: whoever frees space needs a little.
+    ///
+    /// # Durability
+    ///
+    /// None: what a power cut takes away is kept back again another time.
+    fn keep_reserve(&self) -> Result<(), StorageError>;
+
+    /// Gives up the space that is kept back; returns whether there was any.
+    fn release_reserve(&self) -> Result<bool, StorageError>;
+
     /// Removes what dead sessions left: their session files and unfinished uploads. Returns how
     /// many there were. Never touches a session that is alive.
     fn clear_dead_sessions(&self) -> Result<usize, StorageError>;

@@ -8,6 +8,7 @@ use super::atomic::{Clash, Draft, Published, Publisher, lock};
 use super::fs::{Entry, EntryKind, FileSystem, LockMode, OpenFile, parent};
 use super::handles::Handles;
 use super::real::RealFs;
+use super::reserve;
 use super::session::{self, LocalSession, SessionLock};
 use super::{
     Area, CollectionLock, Existing, Listed, Name, SeenSession, Session, Storage, StorageError,
@@ -284,7 +285,14 @@ impl<F: FileSystem> Storage for Folder<F> {
     }
 
     fn open_session(&self, document: &[u8]) -> Result<Box<dyn Session>, StorageError> {
-        let session = Arc::new(SessionLock::start(&self.fs, document)?);
+        let session = match SessionLock::start(&self.fs, document) {
+            // Whoever restores from a full medium, or frees it, needs a session.
+            Err(StorageError::NoSpace { .. }) if self.release_reserve()? => {
+                SessionLock::start(&self.fs, document)?
+            }
+            started => started?,
+        };
+        let session = Arc::new(session);
         let mut sessions = lock(&self.sessions);
         sessions.retain(|session| session.strong_count() > 0);
         sessions.push(Arc::downgrade(&session));
@@ -318,6 +326,14 @@ impl<F: FileSystem> Storage for Folder<F> {
                 object: COLLECTION_LOCK.to_owned(),
             }),
         }
+    }
+
+    fn keep_reserve(&self) -> Result<(), StorageError> {
+        reserve::keep(&*self.fs)
+    }
+
+    fn release_reserve(&self) -> Result<bool, StorageError> {
+        reserve::release(&*self.fs)
     }
 
     fn clear_dead_sessions(&self) -> Result<usize, StorageError> {

@@ -16,6 +16,7 @@ mod fs;
 mod handles;
 mod name;
 mod real;
+mod reserve;
 mod session;
 pub mod sim;
 
