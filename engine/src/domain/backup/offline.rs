@@ -20,6 +20,7 @@ use super::view::{Hold, Run, View};
 use super::watch::{Trouble, Watch};
 use crate::backup::DiskRequest;
 use crate::domain::DomainError;
+use crate::domain::hook::{self, Phase};
 use crate::domain::run_folder::{RunFolder, RunRecord};
 use crate::format::Unknown;
 use crate::format::domain::{Consistency, LeftOut, Method};
@@ -80,6 +81,7 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         });
     }
     leave_out_others(plan)?;
+    hook::run(&run.options.hooks, Phase::BeforeJob, run.told)?;
     let name = run.name.to_string();
     let record = record(run, plan);
     let folder = RunFolder::make(run.run_folder(), run.name.drawn(), None, record)?;

@@ -12,7 +12,7 @@ use super::plan::{Plan, PlannedDisk};
 use super::remote::{Bridge, server_socket};
 use super::scratch::{Place, Scratch};
 use super::view::{Hold, Run, View};
-use super::watch::{Trouble, Watch, look};
+use super::watch::{Trouble, Watch, go_on_after_io_error, look};
 use crate::backup::DiskRequest;
 use crate::domain::DomainError;
 use crate::domain::run_folder::{RemoteRecord, RunFolder, RunRecord};
@@ -24,9 +24,7 @@ use crate::nbd::uri::Uri;
 use crate::source::libvirt::xml::{
     BackupDisk, BackupJob, BackupServer, Checkpoint, checkpoint_xml,
 };
-use crate::source::libvirt::{
-    CheckpointDescription, Domain, DomainState, LibvirtError, Reason, Transport,
-};
+use crate::source::libvirt::{CheckpointDescription, Domain, LibvirtError, Reason, Transport};
 use crate::source::{Limited, NbdSource, Source};
 
 /// How long the end of a job is tried where the daemon cannot be reached.
@@ -94,7 +92,7 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
     let disks = plan
         .disks
         .iter()
-        .map(|planned| request(run, planned, &hold.folder));
+        .map(|planned| request(run, planned, &hold));
     let disks = disks.collect::<Result<Vec<_>, _>>();
     // A bridge that broke explains what a disk does not.
     let disks = disks.map_err(|error| hold.stopped_by().unwrap_or(error))?;
@@ -240,16 +238,22 @@ fn begin(
 }
 
 fn job(run: &Run<'_>, plan: &Plan, scratch: &Scratch, server: &BackupServer) -> BackupJob {
-    let disks = plan.disks.iter().map(|planned| BackupDisk {
-        target: planned.disk.target.clone(),
-        incremental: since(run, planned),
-        scratch: scratch.file(&planned.disk.target),
-        has_bitmap: planned.can_have_bitmap(),
-    });
+    let disks = plan.disks.iter();
+    let disks = disks.map(|planned| disk(run, planned, scratch));
     BackupJob {
         server: server.clone(),
         disks: disks.collect(),
         left_out: plan.others(),
+    }
+}
+
+/// Returns what the job does with one disk.
+fn disk(run: &Run<'_>, planned: &PlannedDisk, scratch: &Scratch) -> BackupDisk {
+    BackupDisk {
+        target: planned.disk.target.clone(),
+        incremental: since(run, planned),
+        scratch: scratch.file(&planned.disk.target),
+        has_bitmap: planned.can_have_bitmap(),
     }
 }
 
@@ -283,14 +287,12 @@ pub(super) fn checkpoint(run: &Run<'_>, plan: &Plan) -> Option<String> {
 fn request(
     run: &Run<'_>,
     planned: &PlannedDisk,
-    folder: &RunFolder,
+    hold: &PullHold,
 ) -> Result<DiskRequest, DomainError> {
     let target = &planned.disk.target;
-    let since = since(run, planned);
-    let context = since
-        .as_ref()
-        .map(|_| format!("qemu:dirty-bitmap:backup-{target}"));
-    let text = export(run, target, folder);
+    let disk = disk(run, planned, &hold.scratch);
+    let context = disk.dirty_context();
+    let text = export(run, target, &hold.folder);
     let failed = |source| DomainError::Source {
         target: target.clone(),
         source,
@@ -304,7 +306,7 @@ fn request(
     };
     let source = NbdSource::open_with(&uri, context.as_deref(), &waiting).map_err(failed)?;
     let source: Box<dyn Source> = Box::new(source);
-    Ok(disk_request(run, planned, source, since))
+    Ok(disk_request(run, planned, source, disk.incremental))
 }
 
 /// Asks for one disk to be read, no faster than the user wants it.
@@ -372,10 +374,7 @@ impl PullHold {
             self.folder.keep();
             faults.push(format!("the backup job could not be ended: {error}"));
         }
-        if self.domain.state().ok() == Some(DomainState::PausedByIoError) {
-            let resumed = self.domain.resume();
-            faults.extend(resumed.err().map(|error| error.to_string()));
-        }
+        faults.extend(go_on_after_io_error(&self.domain));
         if !published && let Err(error) = self.domain.checkpoint_delete(&self.checkpoint) {
             faults.push(error.to_string());
         }

@@ -18,7 +18,7 @@ use super::pull::{checkpoint, created, since};
 use super::run::DOMAIN_XML;
 use super::scratch::{self, Scratch, ScratchKind};
 use super::view::{Hold, Run, View};
-use super::watch::{Trouble, Watch};
+use super::watch::{Trouble, Watch, go_on_after_io_error};
 use crate::backup::DiskRequest;
 use crate::domain::DomainError;
 use crate::domain::freeze::Freeze;
@@ -392,10 +392,7 @@ impl SnapshotHold {
         if let Some(memory) = &self.memory {
             drop(std::fs::remove_file(memory));
         }
-        if self.domain.state().ok() == Some(DomainState::PausedByIoError) {
-            let resumed = self.domain.resume();
-            faults.extend(resumed.err().map(|error| error.to_string()));
-        }
+        faults.extend(go_on_after_io_error(&self.domain));
         if !published
             && self.made.checkpoint
             && let Err(error) = self.domain.checkpoint_delete(&self.checkpoint)

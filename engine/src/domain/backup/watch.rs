@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{RecvTimeoutError, Sender, after, bounded};
 
 use super::scratch::Scratch;
 use crate::domain::DomainError;
@@ -15,6 +15,10 @@ use crate::source::libvirt::{Domain, DomainState};
 const TICK: Duration = Duration::from_millis(100);
 /// Ticks between two looks at the domain: together a second.
 const LOOK_TICKS: u32 = 10;
+
+/// How long a domain is looked after that was paused by an I/O error. QEMU tells of several errors
+/// at intervals of a second, and libvirt takes a late word of an old one for a new pause.
+const PAUSED_AGAIN_MAX: Duration = Duration::from_millis(2500);
 
 /// Why a job is worthless.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +113,30 @@ impl Drop for Watch {
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
+    }
+}
+
+/// Lets a domain go on that was paused by an I/O error while it was read: what caused it is gone
+/// with the job. Returns what went wrong with that.
+pub(super) fn go_on_after_io_error(domain: &Domain) -> Option<String> {
+    let is_paused = || domain.state().ok() == Some(DomainState::PausedByIoError);
+    if !is_paused() {
+        return None;
+    }
+    let begun = Instant::now();
+    loop {
+        if is_paused() {
+            if begun.elapsed() > PAUSED_AGAIN_MAX {
+                let name = domain.name();
+                return Some(format!("domain {name} is paused by an I/O error still"));
+            }
+            if let Err(error) = domain.resume() {
+                return Some(error.to_string());
+            }
+        } else if begun.elapsed() > PAUSED_AGAIN_MAX {
+            return None;
+        }
+        let _now = after(TICK).recv();
     }
 }
 
