@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, Sender, after, bounded};
 
@@ -16,9 +16,10 @@ const TICK: Duration = Duration::from_millis(100);
 /// Ticks between two looks at the domain: together a second.
 const LOOK_TICKS: u32 = 10;
 
-/// How long a domain is looked after that was paused by an I/O error. QEMU tells of several errors
-/// at intervals of a second, and libvirt takes a late word of an old one for a new pause.
-const PAUSED_AGAIN_MAX: Duration = Duration::from_millis(2500);
+/// How long to wait before a domain goes on that was paused by I/O errors. QEMU tells of the second
+/// one a second later, and libvirt, which hears of it when the guest runs again, would take it for
+/// paused from then on and could not be talked out of that.
+const PAUSE_SETTLES: Duration = Duration::from_millis(1500);
 
 /// Why a job is worthless.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,25 +120,11 @@ impl Drop for Watch {
 /// Lets a domain go on that was paused by an I/O error while it was read: what caused it is gone
 /// with the job. Returns what went wrong with that.
 pub(super) fn go_on_after_io_error(domain: &Domain) -> Option<String> {
-    let is_paused = || domain.state().ok() == Some(DomainState::PausedByIoError);
-    if !is_paused() {
+    if domain.state().ok() != Some(DomainState::PausedByIoError) {
         return None;
     }
-    let begun = Instant::now();
-    loop {
-        if is_paused() {
-            if begun.elapsed() > PAUSED_AGAIN_MAX {
-                let name = domain.name();
-                return Some(format!("domain {name} is paused by an I/O error still"));
-            }
-            if let Err(error) = domain.resume() {
-                return Some(error.to_string());
-            }
-        } else if begun.elapsed() > PAUSED_AGAIN_MAX {
-            return None;
-        }
-        let _now = after(TICK).recv();
-    }
+    let _now = after(PAUSE_SETTLES).recv();
+    domain.resume().err().map(|error| error.to_string())
 }
 
 /// Looks at the domain once. A daemon that cannot be reached tells nothing: the disks are read from
