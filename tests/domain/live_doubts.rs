@@ -74,6 +74,46 @@ fn disks_that_swapped_places_are_read_whole() {
 }
 
 #[test]
+fn a_new_disk_of_a_known_domain_is_a_full_one() {
+    let (lab, world) = (Lab::shared(), World::new());
+    let domain = lab.light("grown", &[("vda", 32 * MIB)]);
+    domain.write("vda", MIB, MIB, 0x11);
+    backup(lab, &world, &["grown"]);
+    domain.destroy();
+    let new = domain.image("vdb");
+    world.tool(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", text(&new), "16M"],
+    );
+    domain.redefine(|xml| {
+        let disk = format!(
+            "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>\
+             <source file='{}'/><target dev='vdb' bus='virtio'/></disk></devices>",
+            text(&new)
+        );
+        xml.replacen("</devices>", &disk, 1)
+    });
+    domain.start();
+    domain.write("vdb", MIB, MIB, 0x22);
+    domain.write("vda", 4 * MIB, 64 * 1024, 0x33);
+    let document = backup(lab, &world, &["grown"]);
+    assert_eq!(mode(&document), ("incremental", ""));
+    assert_eq!(document["disks"][1]["mode"], "full", "{document}");
+    assert_eq!(document["disks"][1]["doubt"], serde_json::Value::Null);
+    domain.write("vdb", 4 * MIB, 64 * 1024, 0x44);
+    let next = backup(lab, &world, &["grown"]);
+    assert_eq!(next["disks"][1]["mode"], "incremental", "{next}");
+    compare(&world, &domain, "vdb");
+    // Of plain images it is the same.
+    domain.destroy();
+    let disk = |target| format!("--disk={target}={}", text(&domain.image(target)));
+    world.json(["backup", "plain", &disk("vda")]);
+    let plain = world.json(["backup", "plain", &disk("vda"), &disk("vdb")]);
+    assert_eq!(plain["disks"][0]["mode"], "scan", "{plain}");
+    assert_eq!(plain["disks"][1]["mode"], "full", "{plain}");
+}
+
+#[test]
 fn a_parent_that_was_forgotten_is_not_counted_from() {
     let (lab, world) = (Lab::shared(), World::new());
     let domain = written(lab, &world, "forgotten");

@@ -118,6 +118,12 @@ pub enum DomainError {
         /// What stands in the way.
         reason: String,
     },
+    /// A restore in place ended midway.
+    #[error("a restore in place of domain {domain} ended midway: its disks are half set back")]
+    HalfRestored {
+        /// The domain.
+        domain: String,
+    },
     /// The domain is off, or goes off.
     #[error("domain {domain} is not running")]
     Off {

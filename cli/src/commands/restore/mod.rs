@@ -9,11 +9,14 @@ mod in_place;
 mod memory;
 #[cfg(feature = "libvirt")]
 mod users;
+mod work;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
+
+use work::Work;
 
 use crate::context::Context;
 use crate::exit::Outcome;

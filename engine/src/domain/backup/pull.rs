@@ -333,6 +333,7 @@ pub(super) fn disk_request(
             unknown: Unknown::new(),
         },
         identity: Some(identity),
+        is_known: planned.is_known,
         doubt: planned.doubt.clone().filter(|_| planned.is_known),
     }
 }

@@ -313,6 +313,7 @@ fn request(
             unknown: Unknown::new(),
         },
         identity: Some(identity),
+        is_known: planned.is_known,
         doubt: planned.doubt.clone().filter(|_| planned.is_known),
     })
 }
