@@ -120,16 +120,7 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         hold.lock(plan)?;
     }
     hold.look(run, plan)?;
-    if run.options.offline == Offline::Detect {
-        warnings.extend(hold.undetectable());
-    }
-    if run.domain.has_saved_memory()? {
-        warnings.push(
-            "the domain's memory is saved, and is not in the snapshot: its disks are as after a \
-             power cut"
-                .to_owned(),
-        );
-    }
+    warnings.extend(hold.doubts(run)?);
     let disks = plan.disks.iter().map(|planned| request(run, planned));
     let disks = disks.collect::<Result<Vec<_>, _>>()?;
     if run.domain.state()?.has_process() {
@@ -382,6 +373,24 @@ impl OfflineHold {
         }
         self.seen.push((file.to_owned(), facts(&found)));
         Ok(())
+    }
+
+    /// Returns what the user should know of what is about to be read.
+    fn doubts(&self, run: &Run<'_>) -> Result<Vec<String>, DomainError> {
+        let is_free = run.options.offline == Offline::Detect;
+        let mut doubts: Vec<String> = self
+            .undetectable()
+            .filter(|_| is_free)
+            .into_iter()
+            .collect();
+        if run.domain.has_saved_memory()? {
+            doubts.push(
+                "the domain's memory is saved, and is not in the snapshot: its disks are as after \
+                 a power cut"
+                    .to_owned(),
+            );
+        }
+        Ok(doubts)
     }
 
     /// Says which files do not show that they were written to.
