@@ -1,10 +1,13 @@
 //! Backups of many domains, and of domains whose disks cannot all be read.
 
+use std::path::Path;
+use std::process::Command;
+
 use serde_json::Value;
 
 use crate::lab::{Domain, Lab};
 use crate::live_backup::backup;
-use crate::live_interrupt::count;
+use crate::live_interrupt::{count, wait_for};
 use crate::world::{MIB, World, text};
 
 /// Adds a device to the XML of a domain that is off.
@@ -73,6 +76,77 @@ fn a_domain_that_fails_does_not_stop_the_others() {
     drop(domains);
 }
 
+/// A server of a disk that QEMU hands its guest's requests to, and does not see.
+struct Beside(std::process::Child);
+
+impl Beside {
+    fn start(image: &Path, socket: &Path) -> Self {
+        let mut command = Command::new("qemu-storage-daemon");
+        let file = format!("driver=file,node-name=file,filename={}", text(image));
+        let export = format!(
+            "type=vhost-user-blk,id=e,node-name=file,writable=on,addr.type=unix,addr.path={}",
+            text(socket)
+        );
+        let child = command
+            .args(["--blockdev", &file, "--export", &export])
+            .spawn();
+        let child = child.expect("qemu-storage-daemon can be run");
+        wait_for("the socket", || socket.exists());
+        Self(child)
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn a_running_domain_is_read_beside_a_disk_that_qemu_does_not_see() {
+    let (lab, world) = (Lab::shared(), World::new());
+    let domain = lab.light("vhost", &[("vda", 32 * MIB)]);
+    domain.destroy();
+    let image = domain.folder().join("vdb.raw");
+    let file = std::fs::File::create(&image).expect("the folder is there");
+    file.set_len(8 * MIB).expect("it can grow");
+    let socket = domain.folder().join("vdb.sock");
+    let beside = Beside::start(&image, &socket);
+    share_memory(&domain);
+    let device = format!(
+        "<disk type='vhostuser' device='disk'><driver name='qemu' type='raw'/>\
+         <source type='unix' path='{}'/><target dev='vdb' bus='virtio'/></disk>",
+        text(&socket)
+    );
+    add_device(&domain, &device);
+    domain.start();
+    domain.write("vda", MIB, MIB, 0x11);
+    for mode in ["full", "incremental"] {
+        let ran = lab.cairn(&world, ["backup", "vhost", "--json"]);
+        assert_eq!(ran.code, 3, "{ran:?}");
+        let document = ran.document();
+        let reason = left_out(&document, "unreadable", "vdb");
+        assert!(reason.contains("vhostuser"), "{document}");
+        assert_eq!(document["disks"].as_array().map(Vec::len), Some(1));
+        assert_eq!(document["disks"][0]["mode"], mode);
+        domain.write("vda", 4 * MIB, 64 * 1024, 0x22);
+    }
+    // Who leaves it out on purpose has no problem.
+    let excluded = lab.cairn(&world, ["backup", "vhost", "--exclude", "vdb"]);
+    assert_eq!(excluded.code, 0, "{excluded:?}");
+    domain.destroy();
+    drop(beside);
+}
+
+/// Lets other processes see a domain's memory.
+fn share_memory(domain: &Domain<'_>) {
+    domain.redefine(|xml| {
+        let shared = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>";
+        xml.replacen("<vcpu", &format!("{shared}<vcpu"), 1)
+    });
+}
+
 #[test]
 fn what_a_job_cannot_read_is_named_and_a_raw_disk_is_read_beside() {
     let (lab, world) = (Lab::shared(), World::new());
@@ -109,10 +183,7 @@ fn what_a_job_cannot_read_is_named_and_a_raw_disk_is_read_beside() {
         let whole = world.json(["backup", "whole", "--disk", &format!("vda={source}")]);
         assert_eq!(whole["disks"][0]["recipe"], disk(number)["recipe"]);
     }
-    domain.redefine(|xml| {
-        let shared = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>";
-        xml.replacen("<vcpu", &format!("{shared}<vcpu"), 1)
-    });
+    share_memory(&domain);
     // A domain with such disks can be defined here, but not started.
     device(
         "<disk type='vhostuser' device='disk'><driver name='qemu' type='raw'/>\

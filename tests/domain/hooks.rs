@@ -220,6 +220,44 @@ fn an_agent_that_hangs(lab: &Lab, world: &World, domain: &Domain<'_>) {
 }
 
 #[test]
+fn a_guest_that_is_suspended_goes_on_whatever_becomes_of_its_backup() {
+    let (lab, world) = (Lab::shared(), World::new());
+    let domain = lab.light("held", &[("vda", 32 * MIB)]);
+    domain.write("vda", MIB, MIB, 0x11);
+    let reached = world.path("reached");
+    let hook = format!("before-job=touch {}; sleep 20", text(&reached));
+    let args = [
+        "backup", "held", "--json", "--freeze", "suspend", "--hook", &hook,
+    ];
+    let mut command = lab.command(&world, args);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("cairn can be run");
+    wait_for("the hook", || reached.exists());
+    assert_eq!(domain.state(), "paused (user)");
+    assert!(kill("-KILL", child.id()));
+    child.wait().expect("it can be waited for");
+    let killed = Instant::now();
+    while !domain.state().starts_with("running") {
+        assert!(killed.elapsed() < FROZEN_MAX, "it is suspended still");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // A hook that takes longer than any guest is held still.
+    let ran = Ran::of(&mut lab.command(&world, args));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.err.contains("clearing up after it"), "{ran:?}");
+    let document = ran.document();
+    assert_eq!(document["domain"]["consistency"], "crash", "{document}");
+    let warnings = document["warnings"].to_string();
+    assert!(
+        warnings.contains("let go before the job began"),
+        "{document}"
+    );
+    let held = document["domain"]["frozen_ms"].as_u64();
+    assert!(held.is_some_and(|held| held >= 10_000), "{document}");
+    assert!(domain.state().starts_with("running"), "{}", domain.state());
+}
+
+#[test]
 fn hooks_of_a_domain_that_is_off_run_around_its_reading() {
     let (lab, world) = (Lab::shared(), World::new());
     let domain = lab.light("hooked-off", &[("vda", 32 * MIB)]);

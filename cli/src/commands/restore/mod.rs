@@ -56,6 +56,7 @@ pub struct RestoreArgs {
 
     /// Where to restore to
     #[arg(long, value_name = "PATH", group = "where")]
+    #[cfg_attr(feature = "libvirt", arg(conflicts_with = "connect"))]
     pub to: Option<PathBuf>,
 
     /// Format of the files [default: what the extension tells, else raw; qcow2 with --define]
@@ -142,6 +143,7 @@ mod tests {
             "--to a --in-place",
             "--define b --in-place",
             "--to a --new-ids",
+            "--to a --connect qemu:///system",
             "--in-place --start",
             "--memory --start",
             "--memory --new-ids",
