@@ -203,3 +203,50 @@ fn a_guest_that_powers_off_is_read_from_its_images() {
     let file = std::fs::read_to_string(world.path("file"));
     assert_eq!(file.expect("it was fetched"), "after\n");
 }
+
+#[test]
+fn a_guest_that_was_paused_before_its_backup_stays_so() {
+    let (lab, world) = (Lab::shared(), World::new());
+    let small = Small::new(lab, "paused-fs", 16 * MIB);
+    let domain = lab.guest_with("paused-before", &[("vda", 64 * MIB)]);
+    domain.destroy();
+    let image = small.folder.join("vdb.qcow2");
+    tool(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", text(&image), "64M"],
+    );
+    domain.redefine(|xml| {
+        let disk = format!(
+            "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>\
+             <source file='{}'/><target dev='vdb' bus='virtio'/></disk></devices>",
+            text(&image)
+        );
+        xml.replacen("</devices>", &disk, 1)
+    });
+    domain.start();
+    let write = "(sleep 1; dd if=/dev/urandom of=/dev/vdb bs=1M count=32) >/dev/null 2>&1 &";
+    assert_eq!(domain.exec(write).code, 0);
+    wait_for("the pause", || domain.state() == "paused (I/O error)");
+    let scratch = scratch_args(&lab.path("run"), "1MiB");
+    let scratch: Vec<&str> = scratch.iter().map(String::as_str).collect();
+    let args = [&["paused-before", "--freeze", "none"], &scratch[..]].concat();
+    for mode in ["full", "incremental"] {
+        let document = backup(lab, &world, &args);
+        assert_eq!(document["disks"][1]["mode"], mode, "{document}");
+        assert_eq!(document["warnings"], serde_json::json!([]), "{document}");
+        assert_eq!(domain.state(), "paused (I/O error)");
+    }
+    // An image with writes that wait may not stand still below an overlay: it is read or refused.
+    let snapshot = [&["backup"], &args[..], &["--mode", "snapshot"]].concat();
+    let ran = lab.cairn(&world, snapshot);
+    assert!([0, 1].contains(&ran.code), "{ran:?}");
+    assert_eq!(domain.state(), "paused (I/O error)");
+    let disks = domain.virsh(&["domblklist", "paused-before"]);
+    assert!(!disks.contains(".overlay"), "{disks}");
+    domain.destroy();
+    let restored = world.path("restored.raw");
+    let to = text(&restored);
+    world.ok(["restore", "paused-before", "--disk", "vdb", "--to", to]);
+    world.assert_equal(("raw", to), ("qcow2", text(&image)));
+    drop(domain);
+}

@@ -130,8 +130,8 @@ pub enum DomainError {
         /// The domain.
         domain: String,
     },
-    /// The domain was off, and was started while its images were read.
-    #[error("domain {domain} was started while its images were read")]
+    /// The domain was off, and was started, or somebody wrote to its images, while these were read.
+    #[error("domain {domain} was started, or its images were changed, while these were read")]
     Started {
         /// The domain.
         domain: String,

@@ -17,7 +17,7 @@ use super::plan::{Parent, Plan, PlannedDisk};
 use super::pull;
 use super::scratch::Scratch;
 use super::view::{Hold, Run, View};
-use super::watch::{Trouble, Watch};
+use super::watch::{Look, Trouble, Watch};
 use crate::backup::DiskRequest;
 use crate::domain::DomainError;
 use crate::domain::hook::{self, Phase};
@@ -160,11 +160,11 @@ fn record(run: &Run<'_>, plan: &Plan) -> RunRecord {
 
 fn watch(run: &Run<'_>) -> Result<Watch, DomainError> {
     // A start that the lock refuses looks like one for a moment.
-    let look: fn(&Domain) -> Option<Trouble> = match run.options.offline {
+    let look: Look = match run.options.offline {
         Offline::Lock => |_| None,
         Offline::Detect => runs,
     };
-    let watch = Watch::start_with(
+    let watch = Watch::start(
         look,
         run.domain.clone(),
         Scratch::none(),
@@ -466,7 +466,7 @@ impl OfflineHold {
 impl Hold for OfflineHold {
     fn check(&self) -> Result<(), String> {
         match self.was_started() {
-            true => Err("the domain was started while it was read".to_owned()),
+            true => Err(started(&self.domain).to_string()),
             false => Ok(()),
         }
     }

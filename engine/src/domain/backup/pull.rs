@@ -12,7 +12,7 @@ use super::plan::{Plan, PlannedDisk};
 use super::remote::{Bridge, server_socket};
 use super::scratch::{Place, Scratch};
 use super::view::{Hold, Run, View};
-use super::watch::{Trouble, Watch, go_on_after_io_error, look};
+use super::watch::{Look, Trouble, Watch, go_on_after_io_error, look, look_at_paused};
 use crate::backup::DiskRequest;
 use crate::domain::DomainError;
 use crate::domain::run_folder::{RemoteRecord, RunFolder, RunRecord};
@@ -24,7 +24,9 @@ use crate::nbd::uri::Uri;
 use crate::source::libvirt::xml::{
     BackupDisk, BackupJob, BackupServer, Checkpoint, checkpoint_xml,
 };
-use crate::source::libvirt::{CheckpointDescription, Domain, LibvirtError, Reason, Transport};
+use crate::source::libvirt::{
+    CheckpointDescription, Domain, DomainState, LibvirtError, Reason, Transport,
+};
 use crate::source::{Limited, NbdSource, Source};
 
 /// How long the end of a job is tried where the daemon cannot be reached.
@@ -69,7 +71,10 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
     let server = server(run, &folder, there.as_deref())?;
     let begun = at_one_moment(run, &mut folder, || begin(run, plan, &scratch, &server));
     // Whatever becomes of it, from here on the job is ended by its hold.
+    let was_paused = run.state == DomainState::PausedByIoError;
+    let look = if was_paused { look_at_paused } else { look };
     let watch = Watch::start(
+        look,
         run.domain.clone(),
         scratch.clone(),
         run.options.cancel.clone(),
@@ -82,6 +87,8 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         bridge,
         scratch,
         watch: watch.ok(),
+        look,
+        was_paused,
         ended: false,
     });
     let moment = begun?;
@@ -357,6 +364,9 @@ struct PullHold {
     bridge: Option<Bridge>,
     scratch: Scratch,
     watch: Option<Watch>,
+    look: Look,
+    /// By an I/O error, before there was a job.
+    was_paused: bool,
     ended: bool,
 }
 
@@ -375,7 +385,9 @@ impl PullHold {
             self.folder.keep();
             faults.push(format!("the backup job could not be ended: {error}"));
         }
-        faults.extend(go_on_after_io_error(&self.domain));
+        if !self.was_paused {
+            faults.extend(go_on_after_io_error(&self.domain));
+        }
         if !published && let Err(error) = self.domain.checkpoint_delete(&self.checkpoint) {
             faults.push(error.to_string());
         }
@@ -437,7 +449,7 @@ pub(in crate::domain) fn end_job(domain: &Domain, mark: &str) -> Result<(), Libv
 
 impl Hold for PullHold {
     fn check(&self) -> Result<(), String> {
-        match look(&self.domain) {
+        match (self.look)(&self.domain) {
             Some(Trouble::Off) => Err("the domain stopped while it was read".to_owned()),
             Some(Trouble::Other(reason)) => Err(reason),
             None => Ok(()),
@@ -450,7 +462,7 @@ impl Hold for PullHold {
             let reason = self.scratch.shortage()?;
             Some(DomainError::GivenUp { reason })
         };
-        let off = || match look(&self.domain) {
+        let off = || match (self.look)(&self.domain) {
             Some(Trouble::Off) => Some(DomainError::Off {
                 domain: self.domain.name().to_owned(),
             }),

@@ -30,6 +30,9 @@ pub(super) enum Trouble {
     Other(String),
 }
 
+/// Looks at a domain once.
+pub(super) type Look = fn(&Domain) -> Option<Trouble>;
+
 /// A thread that watches; ends when dropped.
 pub(super) struct Watch {
     trouble: Arc<Mutex<Option<Trouble>>>,
@@ -41,17 +44,7 @@ pub(super) struct Watch {
 impl Watch {
     /// Begins to watch. `user` asks to stop; `stop` is set then, and when there is trouble.
     pub(super) fn start(
-        domain: Domain,
-        scratch: Scratch,
-        user: Cancel,
-        stop: Cancel,
-    ) -> std::io::Result<Self> {
-        Self::start_with(look, domain, scratch, user, stop)
-    }
-
-    /// Begins to watch, and looks at the domain in a way of the caller's.
-    pub(super) fn start_with(
-        look: fn(&Domain) -> Option<Trouble>,
+        look: Look,
         domain: Domain,
         scratch: Scratch,
         user: Cancel,
@@ -117,8 +110,8 @@ impl Drop for Watch {
     }
 }
 
-/// Lets a domain go on that was paused by an I/O error while it was read: what caused it is gone
-/// with the job. Returns what went wrong with that.
+/// Lets a domain go on that is paused by an I/O error: it was not when its job began, and what
+/// caused it is gone with the job. Returns what went wrong with that.
 pub(super) fn go_on_after_io_error(domain: &Domain) -> Option<String> {
     if domain.state().ok() != Some(DomainState::PausedByIoError) {
         return None;
@@ -127,14 +120,24 @@ pub(super) fn go_on_after_io_error(domain: &Domain) -> Option<String> {
     domain.resume().err().map(|error| error.to_string())
 }
 
-/// Looks at the domain once. A daemon that cannot be reached tells nothing: the disks are read from
-/// QEMU, and go on being read.
+/// Looks at the domain once, and calls a pause by an I/O error trouble.
 pub(super) fn look(domain: &Domain) -> Option<Trouble> {
+    look_for_pause(domain).or_else(|| look_at_paused(domain))
+}
+
+/// Returns the trouble of a domain that is paused by an I/O error.
+pub(super) fn look_for_pause(domain: &Domain) -> Option<Trouble> {
+    let is_paused = domain.state().ok() == Some(DomainState::PausedByIoError);
+    is_paused.then(|| {
+        let text = "the domain was paused by an I/O error while it was read";
+        Trouble::Other(text.to_owned())
+    })
+}
+
+/// Looks at the domain once; it may be paused. A daemon that cannot be reached tells nothing: the
+/// disks are read from QEMU, and go on being read.
+pub(super) fn look_at_paused(domain: &Domain) -> Option<Trouble> {
     match domain.state() {
-        Ok(DomainState::PausedByIoError) => {
-            let text = "the domain was paused by an I/O error while it was read";
-            Some(Trouble::Other(text.to_owned()))
-        }
         Ok(state) if !state.has_process() => Some(Trouble::Off),
         Ok(_) => match domain.backup_xml() {
             Ok(None) => Some(Trouble::Other(
