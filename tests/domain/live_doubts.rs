@@ -27,7 +27,9 @@ fn a_daemon_that_is_killed_midway_does_not_matter() {
     let mut command = lab.command(&world, ["backup", "orphaned", "--json", "--limit", "2MiB"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("cairn can be run");
-    wait_for("the job", || has_job(&lab, &domain));
+    // A session of the repository: the job has begun, and its disks are read.
+    wait_for("the reading", || !world.stored("locks").is_empty());
+    assert!(has_job(&lab, &domain));
     lab.kill_libvirtd();
     std::thread::sleep(std::time::Duration::from_secs(2));
     lab.start_libvirtd();

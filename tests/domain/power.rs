@@ -64,7 +64,7 @@ fn tool(name: &str, args: &[&str]) -> String {
     ran.out
 }
 
-/// Begins a backup that takes a while, and waits until its job is at work.
+/// Begins a backup that takes a while, and waits until its job is at work and its disks are read.
 fn begin(lab: &Lab, world: &World, domain: &Domain<'_>, more: &[&str]) -> Child {
     let args = [
         &["backup", domain.name(), "--json", "--limit", "2MiB"],
@@ -74,7 +74,9 @@ fn begin(lab: &Lab, world: &World, domain: &Domain<'_>, more: &[&str]) -> Child 
     let mut command = lab.command(world, args);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("cairn can be run");
-    wait_for("the job", || has_job(lab, domain));
+    // A session of the repository is there while disks are read.
+    wait_for("the reading", || !world.stored("locks").is_empty());
+    assert!(has_job(lab, domain));
     child
 }
 
