@@ -163,6 +163,7 @@ fn make(path: &Path) {
         compression: Compression::Zstd { level: 1 },
         frame_len: FRAME_LEN_DEFAULT,
         pack_len: PACK_LEN_DEFAULT,
+        grace_seconds: None,
     };
     let repository = Repository::init(storage, &settings, None, &options(path)).expect("is made");
     let record = SourceRecord {

@@ -14,6 +14,7 @@ use cairn_engine::domain::define::DefineError;
 #[cfg(feature = "libvirt")]
 use cairn_engine::domain::in_place::InPlaceError;
 use cairn_engine::format::FormatError;
+use cairn_engine::gc::GcError;
 use cairn_engine::guest::tree::GuestError;
 use cairn_engine::image::ImageError;
 use cairn_engine::pack::PackError;
@@ -164,6 +165,9 @@ fn passed_on(cause: Cause<'_>) -> Option<Cause<'_>> {
         Some(InPlaceError::Target(inner)) => return Some(inner),
         _ => {}
     }
+    if let Some(GcError::Repository(inner)) = cause.downcast_ref() {
+        return Some(inner);
+    }
     let repository: Option<&RepositoryError> = match cause.downcast_ref() {
         Some(BackupError::Repository(inner)) => Some(inner),
         _ => match cause.downcast_ref() {
@@ -223,6 +227,9 @@ fn outcome_of_cause(cause: Cause<'_>) -> Option<Outcome> {
     if let Some(BackupError::NoParent { .. } | BackupError::Manifest(_)) = cause.downcast_ref() {
         return Some(Outcome::Usage);
     }
+    if let Some(error) = cause.downcast_ref::<GcError>() {
+        return error.is_damage().then_some(Outcome::Damage);
+    }
     if let Some(error) = cause.downcast_ref::<RecipeError>() {
         return error.is_damage().then_some(Outcome::Damage);
     }
@@ -246,6 +253,8 @@ fn is_cancelled(cause: Cause<'_>) -> bool {
         || matches!(cause.downcast_ref(), Some(RestoreError::Cancelled))
         || matches!(cause.downcast_ref(), Some(VerifyError::Cancelled))
         || matches!(cause.downcast_ref(), Some(AnalyzeError::Cancelled))
+        || matches!(cause.downcast_ref(), Some(GcError::Cancelled))
+        || matches!(cause.downcast_ref(), Some(StatsError::Cancelled))
         || matches!(cause.downcast_ref(), Some(SourceError::Cancelled))
         || is_cancelled_domain(cause)
 }
@@ -273,6 +282,7 @@ fn repository_outcome(error: &RepositoryError) -> Option<Outcome> {
     match error {
         RepositoryError::NoRepository { .. } => Some(Outcome::NoRepository),
         RepositoryError::Pinned { .. } => Some(Outcome::Locked),
+        RepositoryError::Protected(_) => Some(Outcome::Usage),
         RepositoryError::WrongPassphrase | RepositoryError::NotEncrypted => {
             Some(Outcome::WrongPassword)
         }
@@ -320,6 +330,7 @@ fn hint_for_cause(cause: Cause<'_>) -> Option<String> {
     let hint = (cause.downcast_ref().and_then(usage_hint))
         .or_else(|| cause.downcast_ref().and_then(repository_hint))
         .or_else(|| cause.downcast_ref().and_then(storage_hint))
+        .or_else(|| cause.downcast_ref().and_then(gc_hint))
         .or_else(|| cause.downcast_ref().and_then(source_hint))
         .or_else(|| cause.downcast_ref().and_then(mount_hint))
         .or_else(|| cause.downcast_ref().and_then(target_hint))
@@ -343,6 +354,7 @@ fn usage_hint(error: &CliError) -> Option<&'static str> {
 fn repository_hint(error: &RepositoryError) -> Option<&'static str> {
     match error {
         RepositoryError::NoRepository { .. } => Some("`cairn init` makes a repository there"),
+        RepositoryError::Protected(_) => Some("`cairn unprotect` ends that"),
         RepositoryError::NotEncrypted => Some(
             "do not trust it if you encrypted it; else leave CAIRN_PASSWORD and \
              --password-file out",
@@ -368,6 +380,19 @@ fn storage_hint(error: &StorageError) -> Option<&'static str> {
             Some("make room and try again; what is stored already is used")
         }
         StorageError::NotEmpty { .. } => Some("a repository needs a folder of its own"),
+        _ => None,
+    }
+}
+
+fn gc_hint(error: &GcError) -> Option<&'static str> {
+    match error {
+        GcError::Missing(_) => Some(
+            "`cairn verify` names them, and whom they hurt. `--despite-missing` goes on without \
+             them: nothing that is there and needed is deleted",
+        ),
+        error if error.is_damage() => {
+            Some("nothing was deleted. `cairn verify` names what is damaged, and whom it hurts")
+        }
         _ => None,
     }
 }
@@ -430,6 +455,7 @@ fn domain_hint(cause: Cause<'_>) -> Option<&'static str> {
              --new-ids with another name makes a second one",
         ),
         DefineError::NameTaken { is_same: false, .. } => Some("give another name"),
+        DefineError::NoDomain => Some("--domain-xml FILE gives it one"),
         DefineError::NotOff { .. } => Some("shut it down first"),
         _ => None,
     }

@@ -10,6 +10,7 @@ mod instant;
 mod interrupt;
 #[cfg(feature = "libvirt")]
 mod libvirt;
+mod limit;
 mod mount;
 mod output;
 mod password;

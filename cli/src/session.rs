@@ -134,13 +134,20 @@ impl Snapshots {
             .filter(|snapshot| snapshot.state.forgotten.is_none())
     }
 
+    /// Returns those that are forgotten and still there, oldest first.
+    pub fn forgotten(&self) -> impl DoubleEndedIterator<Item = &Snapshot> {
+        let all = self.list.snapshots.iter();
+        all.filter(|snapshot| snapshot.state.forgotten.is_some())
+    }
+
     /// Returns the one snapshot that a text names.
     pub fn find(&self, text: &str) -> Result<&Snapshot> {
-        let reference = SnapshotRef::parse(text, &TimeZone::system())?;
-        let summaries: Vec<SnapshotSummary> = self.live().map(Snapshot::summary).collect();
-        let id = reference.resolve(&summaries)?;
-        let found = self.live().find(|snapshot| snapshot.id == id);
-        found.with_context(|| format!("snapshot {id} is not listed any more"))
+        find_in(self.live(), text)
+    }
+
+    /// Returns the one forgotten snapshot that a text names.
+    pub fn find_forgotten(&self, text: &str) -> Result<&Snapshot> {
+        find_in(self.forgotten(), text)
     }
 
     /// Returns one line about a snapshot, for remarks.
@@ -148,4 +155,13 @@ impl Snapshots {
         let (id, vm) = (snapshot.id.short(), &snapshot.manifest.vm);
         format!("{id} of {vm}, {}", time::local(snapshot.manifest.time))
     }
+}
+
+fn find_in<'s>(snapshots: impl Iterator<Item = &'s Snapshot>, text: &str) -> Result<&'s Snapshot> {
+    let reference = SnapshotRef::parse(text, &TimeZone::system())?;
+    let snapshots: Vec<&Snapshot> = snapshots.collect();
+    let summaries: Vec<SnapshotSummary> = snapshots.iter().map(|found| found.summary()).collect();
+    let id = reference.resolve(&summaries)?;
+    let found = snapshots.into_iter().find(|snapshot| snapshot.id == id);
+    found.with_context(|| format!("snapshot {id} is not listed any more"))
 }

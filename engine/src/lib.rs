@@ -9,6 +9,7 @@ pub mod id;
 pub mod limits;
 pub mod pool;
 pub mod progress;
+pub mod spill;
 
 pub mod chunker;
 pub mod compress;
@@ -33,7 +34,9 @@ pub mod image;
 pub mod analyze;
 pub mod backup;
 pub mod diff;
+pub mod gc;
 pub mod restore;
+pub mod retention;
 pub mod stats;
 pub mod verify;
 

@@ -97,6 +97,24 @@ impl World {
         self.json(["backup", "web1", "--disk", &format!("vda={disk}")])
     }
 
+    /// Makes a backup as `backup` does, with another date and parent, and returns its id.
+    #[track_caller]
+    pub fn dated(&self, vm: &str, disk: &str, time: &str, parent: Option<&str>) -> String {
+        let disk = format!("vda={disk}");
+        let made = self.json(["backup", vm, "--disk", &disk]);
+        let id = made["snapshot"].as_str().expect("an id");
+        let folder = self.repository().join("snapshots");
+        let manifest = fs::read(folder.join(id)).expect("the manifest can be read");
+        let mut manifest: Value = serde_json::from_slice(&manifest).expect("it is JSON");
+        manifest["time"] = time.into();
+        manifest["parent"] = parent.into();
+        let bytes = manifest.to_string();
+        let new = blake3::hash(bytes.as_bytes()).to_string();
+        fs::remove_file(folder.join(id)).expect("the manifest can be removed");
+        fs::write(folder.join(&new), bytes).expect("the manifest can be written");
+        new
+    }
+
     /// Restores `vda` of a snapshot as a raw file, and returns its bytes.
     #[track_caller]
     pub fn restored(&self, snapshot: &str) -> Vec<u8> {

@@ -18,6 +18,7 @@ mod live_doubts;
 mod live_interrupt;
 mod offline;
 mod power;
+mod prove;
 mod remote;
 mod restore_define;
 mod restore_in_place;

@@ -11,6 +11,7 @@ use cairn_engine::crypto::{FileSeal, Keys, MasterKey, Passphrase, unlock};
 use cairn_engine::format::config::{Config, EncryptionConfig};
 use cairn_engine::format::keys::KeySlot;
 use cairn_engine::format::manifest::Manifest;
+use cairn_engine::format::note::{Fact, Note};
 use cairn_engine::format::pack::{Footer, PackHeader, PackKind, Trailer};
 use cairn_engine::format::recipe::Node;
 use cairn_engine::format::{FileKind, FormatError, Salt};
@@ -173,6 +174,29 @@ fn manifests() {
         assert_eq!(files.join(","), wanted);
         // Nothing is lost on the way, known or unknown.
         let encoded = manifest.encode().map_err(name)?;
+        let before: serde_json::Value = serde_json::from_slice(&vector.bytes).map_err(name)?;
+        let after: serde_json::Value = serde_json::from_slice(&encoded).map_err(name)?;
+        assert_eq!(before, after);
+        Ok(())
+    });
+}
+
+#[test]
+fn notes() {
+    run("note", 13, |vector| {
+        let note = Note::decode(&vector.bytes).map_err(name)?;
+        let (kind, what) = match &note.fact {
+            Fact::Forgotten => ("forgotten", ""),
+            Fact::Pinned { what } => ("pinned", &**what),
+            Fact::Verified { what } => ("verified", &**what),
+            Fact::Proved { what } => ("proved", &**what),
+            Fact::Disproved { what } => ("disproved", &**what),
+            Fact::Other { kind } => (&**kind, "tape"),
+            other => return Err(name(other)),
+        };
+        assert_eq!((kind, what), (vector.field("kind"), vector.field("what")));
+        // Nothing is lost on the way, known or unknown.
+        let encoded = note.encode().map_err(name)?;
         let before: serde_json::Value = serde_json::from_slice(&vector.bytes).map_err(name)?;
         let after: serde_json::Value = serde_json::from_slice(&encoded).map_err(name)?;
         assert_eq!(before, after);

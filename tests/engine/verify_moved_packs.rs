@@ -123,7 +123,8 @@ fn what_is_condemned_is_there_for_readers_only() {
         created: "2026-11-20T00:00:00Z".parse().expect("a time"),
         condemned: packs.collect(),
         covered: Vec::new(),
-        waiting_for: Vec::new(),
+        taken: Vec::new(),
+        waiting_for: None,
         unknown: Unknown::new(),
     };
     let plain = plan.encode().expect("it is in order");

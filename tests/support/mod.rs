@@ -198,6 +198,7 @@ pub fn settings() -> InitOptions {
         compression: Compression::Zstd { level: 1 },
         frame_len: 128 * 1024,
         pack_len: 4 << 20,
+        grace_seconds: None,
     }
 }
 

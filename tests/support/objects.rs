@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use cairn_engine::id::SessionId;
 use cairn_engine::storage::{
-    Area, Existing, Listed, Name, SeenSession, Session, SharedStorage, Storage, StorageError,
-    Upload,
+    Area, CollectionLock, Existing, Listed, Name, SeenSession, Session, SharedStorage, Storage,
+    StorageError, Upload,
 };
 
 const AREAS: [Area; 4] = [Area::Packs, Area::Snapshots, Area::Notes, Area::Keys];
@@ -199,6 +199,10 @@ impl Storage for Objects {
 
     fn sessions(&self) -> Result<Vec<SeenSession>, StorageError> {
         self.behind.sessions()
+    }
+
+    fn lock_collection(&self) -> Result<CollectionLock, StorageError> {
+        self.behind.lock_collection()
     }
 
     fn clear_dead_sessions(&self) -> Result<usize, StorageError> {

@@ -22,6 +22,7 @@ pub fn small_settings() -> InitOptions {
         compression: Compression::Zstd { level: 1 },
         frame_len: 16 * 1024,
         pack_len: 64 * 1024,
+        grace_seconds: None,
     }
 }
 

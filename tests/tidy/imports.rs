@@ -8,7 +8,9 @@ use crate::tree::{TextFile, rust_files};
 /// The engine's layers from the ground up. A module imports its own layer and those before it, and
 /// the modules of one layer must not import one another in a circle.
 const LAYERS: &[&[&str]] = &[
-    &["cache", "extent", "id", "limits", "pool", "progress", "sys"],
+    &[
+        "cache", "extent", "id", "limits", "pool", "progress", "spill", "sys",
+    ],
     &["chunker", "compress", "crypto", "format"],
     &["index", "storage"],
     &["pack"],

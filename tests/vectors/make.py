@@ -299,6 +299,27 @@ def manifests():
     case("more_data_than_file", "OutOfRange", manifest(files=[file | {"size": 16383}]))
 
 
+def notes():
+    def case(name, expect, kind, **changes):
+        whole = {"version": 1, "snapshot": "04" * 32, "time": CREATED, "kind": kind} | changes
+        fields = {"kind": kind, "what": changes.get("what", "")} if expect == "ok" else {}
+        write("note/" + name, expect, json.dumps(whole).encode(), **fields)
+
+    case("forgotten", "ok", "forgotten")
+    case("pinned", "ok", "pinned", what="instant 7 host-1")
+    case("verified", "ok", "verified", what="data", seconds=7)
+    case("proved", "ok", "proved", what="booted")
+    case("disproved", "ok", "disproved", what="boot: silent", site="north")
+    case("unknown_kind", "ok", "archived", what="tape", shelf=7)
+    case("newer_version", "UnsupportedVersion", "proved", version=2)
+    case("proved_without_what", "Malformed", "proved")
+    case("disproved_without_what", "Malformed", "disproved")
+    case("forgotten_with_what", "Malformed", "forgotten", what="x")
+    case("what_is_no_text", "BadDocument", "disproved", what=7)
+    case("short_snapshot", "BadDocument", "forgotten", snapshot="04" * 31)
+    case("no_time", "BadDocument", "forgotten", time=None)
+
+
 def config(master, mac_master=None, **changes):
     encryption = {
         "cipher": "aes-256-gcm", "kdf": "argon2id", "memory_kib": 64, "passes": 1, "lanes": 1,
@@ -409,5 +430,5 @@ def sealed():
     case("cut_in_salt", "Truncated", good[:47])
 
 
-for group in (packs, recipes, manifests, configs, keys, derived, sealed):
+for group in (packs, recipes, manifests, notes, configs, keys, derived, sealed):
     group()

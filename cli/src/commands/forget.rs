@@ -1,10 +1,12 @@
 //! `cairn forget`: drops named snapshots.
 
 use anyhow::Result;
-use cairn_engine::repository::Snapshot;
+use cairn_engine::repository::{Snapshot, SnapshotState};
+use cairn_engine::retention::{self, Grace};
+use jiff::Timestamp;
 
 use crate::context::Context;
-use crate::exit::{CliError, Outcome};
+use crate::exit::Outcome;
 use crate::output::forget::{ForgetReport, ForgottenSnapshot};
 use crate::session::{self, Snapshots};
 
@@ -13,7 +15,8 @@ Examples:
   cairn forget 3f2a9c --dry-run
   cairn forget web1@2026-11-01 web1@2026-11-02
 
-The space is not given back yet: other snapshots may need the same chunks.";
+They rest for the time that `cairn init --grace` set: until then `cairn undelete` brings them back.
+`cairn gc` gives back the space afterwards, as far as no other snapshot needs it.";
 
 /// Forget snapshots
 ///
@@ -38,15 +41,17 @@ pub fn run(args: &ForgetArgs, context: &Context) -> Result<Outcome> {
     let mut plan: Vec<&Snapshot> = Vec::new();
     for text in &args.snapshots {
         let snapshot = snapshots.find(text)?;
-        if snapshot.state.is_protected {
-            let text = format!("{} is protected", Snapshots::describe(snapshot));
-            return Err(CliError::Usage(text).into());
-        }
-        snapshot.state.check_not_pinned(snapshot.id)?;
+        snapshot.state.check_forgettable(snapshot.id)?;
         if plan.iter().all(|planned| planned.id != snapshot.id) {
             plan.push(snapshot);
         }
     }
+    let grace = Grace::of(repository.config());
+    let rest = SnapshotState {
+        forgotten: Some(Timestamp::now()),
+        ..SnapshotState::default()
+    };
+    let kept_until = retention::due(&rest, grace);
     if !args.dry_run {
         let ids: Vec<_> = plan.iter().map(|snapshot| snapshot.id).collect();
         repository.forget(&ids)?;
@@ -58,6 +63,8 @@ pub fn run(args: &ForgetArgs, context: &Context) -> Result<Outcome> {
     });
     let report = ForgetReport {
         dry_run: args.dry_run,
+        grace_seconds: grace.seconds(),
+        kept_until,
         forgotten: forgotten.collect(),
     };
     context.print(&report)?;

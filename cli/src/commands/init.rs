@@ -11,6 +11,7 @@ use cairn_engine::limits::{
     PACK_LEN_DEFAULT,
 };
 use cairn_engine::repository::{InitOptions, Repository};
+use cairn_engine::retention::Grace;
 use cairn_engine::storage::{Folder, SharedStorage};
 
 use crate::context::Context;
@@ -23,7 +24,7 @@ const EXAMPLES: &str = "\
 Examples:
   cairn init -r /backup/repository
   cairn init -r /backup/repository --encrypt
-  cairn init -r /backup/repository --chunk-size 64KiB --compression zstd:3
+  cairn init -r /backup/repository --chunk-size 64KiB --compression zstd:3 --grace 2w
 
 None of this can be changed later. Smaller chunks find more that is equal, and cost more memory and
 time: from about 10 TB of unique data on, 64KiB is the better size.";
@@ -48,6 +49,10 @@ pub struct InitArgs {
     /// little less, and make such reads slower in proportion.
     #[arg(long, value_name = "SIZE", default_value_t = FrameSize(FRAME_LEN_DEFAULT))]
     pub frame_size: FrameSize,
+
+    /// For how long forgotten snapshots rest, and can be brought back: such as 36h, 7d, 2w or 0
+    #[arg(long, value_name = "TIME", default_value = "7d")]
+    pub grace: Grace,
 
     /// Seal everything that is stored under a key that a passphrase opens
     #[arg(long)]
@@ -104,6 +109,7 @@ pub fn run(args: &InitArgs, context: &Context) -> AnyResult<Outcome> {
         compression: args.compression,
         frame_len: args.frame_size.0,
         pack_len: PACK_LEN_DEFAULT,
+        grace_seconds: Some(args.grace.seconds()),
     };
     if !args.encrypt && context.is_passphrase_given() {
         let text = "a passphrase is given, but not --encrypt: nothing would be encrypted";
@@ -121,6 +127,7 @@ pub fn run(args: &InitArgs, context: &Context) -> AnyResult<Outcome> {
         location: repository.storage().location(),
         chunk_size: u64::from(args.chunk_size.0),
         compression: args.compression.to_string(),
+        grace_seconds: args.grace.seconds(),
         encrypted: args.encrypt,
     })?;
     if args.encrypt {

@@ -9,6 +9,7 @@ mod diff;
 mod export;
 mod find;
 mod forget;
+mod gc;
 mod get;
 #[cfg(feature = "libvirt")]
 mod guard;
@@ -18,6 +19,10 @@ mod instant;
 mod key;
 mod ls;
 mod mount;
+mod protect;
+#[cfg(feature = "libvirt")]
+mod prove;
+mod prune;
 #[cfg(feature = "libvirt")]
 mod recover;
 mod restore;
@@ -25,6 +30,7 @@ mod show;
 mod snapshots;
 mod stats;
 mod umount;
+mod undelete;
 mod verify;
 
 use anyhow::Result;
@@ -57,6 +63,8 @@ pub enum Command {
     Restore(restore::RestoreArgs),
     #[cfg(feature = "libvirt")]
     Instant(instant::InstantArgs),
+    #[cfg(feature = "libvirt")]
+    Prove(prove::ProveArgs),
     Verify(verify::VerifyArgs),
     Export(export::ExportArgs),
     Mount(mount::MountArgs),
@@ -67,6 +75,11 @@ pub enum Command {
     Find(find::FindArgs),
     Stats(stats::StatsArgs),
     Forget(forget::ForgetArgs),
+    Gc(gc::GcArgs),
+    Prune(prune::PruneArgs),
+    Undelete(undelete::UndeleteArgs),
+    Protect(protect::ProtectArgs),
+    Unprotect(protect::UnprotectArgs),
     Key(key::KeyArgs),
     Analyze(analyze::AnalyzeArgs),
     Completions(completions::CompletionsArgs),
@@ -88,6 +101,8 @@ pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Restore(args) => restore::run(args, context),
         #[cfg(feature = "libvirt")]
         Command::Instant(args) => instant::run(args, context),
+        #[cfg(feature = "libvirt")]
+        Command::Prove(args) => prove::run(args, context),
         Command::Verify(args) => verify::run(args, context),
         Command::Export(args) => export::run(args, context),
         Command::Mount(args) => mount::run(args, context),
@@ -98,6 +113,11 @@ pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Find(args) => find::run(args, context),
         Command::Stats(args) => stats::run(args, context),
         Command::Forget(args) => forget::run(args, context),
+        Command::Gc(args) => gc::run(args, context),
+        Command::Prune(args) => prune::run(args, context),
+        Command::Undelete(args) => undelete::run(args, context),
+        Command::Protect(args) => protect::protect(args, context),
+        Command::Unprotect(args) => protect::unprotect(args, context),
         Command::Key(args) => key::run(args, context),
         Command::Analyze(args) => analyze::run(args, context),
         Command::Completions(args) => completions::run(args, context),

@@ -1,9 +1,12 @@
-//! `cairn recover`: clears up after backups of a domain that were killed.
+//! `cairn recover`: clears up after backups of a domain, and after proofs, that were killed.
+
+use std::path::Path;
 
 use anyhow::Result;
 use cairn_engine::domain::lock::DomainLock;
-use cairn_engine::domain::{in_place, recover};
+use cairn_engine::domain::{in_place, prove, recover};
 
+use super::prove::DIR_DEFAULT;
 use crate::context::Context;
 use crate::exit::Outcome;
 use crate::libvirt::ConnectArgs;
@@ -16,7 +19,7 @@ Examples:
 The next backup of the domain does the same first. Only what Cairn's own dead runs left is touched:
 a frozen guest is thawed, their job ended, their scratch files and checkpoints removed, their
 overlays committed back. What a restore in place had ready is written to the disks, and what it had
-not is removed.";
+not is removed. What proofs of any snapshot left is removed too.";
 
 /// Clear up after backups and restores of a domain that were killed
 #[derive(Debug, clap::Args)]
@@ -37,10 +40,13 @@ pub fn run(args: &RecoverArgs, context: &Context) -> Result<Outcome> {
     let say = |text: &str| context.remark(text);
     let recovered = recover::recover(&domain, &folder, &say)?;
     let in_place = in_place::recover(&domain, &say)?;
+    let dir = Path::new(DIR_DEFAULT);
+    let proofs = prove::sweep(&folder, dir, domain.connection(), &say);
     context.print(&RecoverReport {
         domain: domain.name().to_owned(),
         runs: recovered.runs,
         in_place,
+        proofs,
     })?;
     Ok(Outcome::Done)
 }

@@ -3,6 +3,7 @@
 use cairn_engine::domain::DomainError;
 use cairn_engine::domain::define::DefineError;
 use cairn_engine::domain::memory::MemoryError;
+use cairn_engine::domain::prove::ProveError;
 use cairn_engine::source::libvirt::{LibvirtError, Reason};
 
 use super::{Cause, Outcome};
@@ -14,6 +15,12 @@ pub(super) fn passed_on(cause: Cause<'_>) -> Option<Cause<'_>> {
     }
     if let Some(DefineError::Domain(inner)) = cause.downcast_ref() {
         return Some(inner);
+    }
+    match cause.downcast_ref() {
+        Some(ProveError::Libvirt(inner)) => return Some(inner),
+        Some(ProveError::Rewrite(inner)) => return Some(inner),
+        Some(ProveError::Files(inner)) => return Some(inner),
+        _ => {}
     }
     match cause.downcast_ref()? {
         DomainError::Libvirt(inner) => Some(inner),
@@ -30,6 +37,11 @@ pub(super) fn outcome(cause: Cause<'_>) -> Option<Outcome> {
     }
     if let Some(DefineError::NotStarted { .. }) = cause.downcast_ref() {
         return Some(Outcome::Problems);
+    }
+    match cause.downcast_ref() {
+        Some(ProveError::Cancelled) => return Some(Outcome::Interrupted),
+        Some(ProveError::NotLocal { .. }) => return Some(Outcome::Usage),
+        _ => {}
     }
     match cause.downcast_ref()? {
         DomainError::Cancelled => Some(Outcome::Interrupted),
@@ -77,6 +89,9 @@ pub(super) fn hint(cause: Cause<'_>) -> Option<String> {
     }
     if let Some(error) = cause.downcast_ref() {
         return memory_hint(error).map(str::to_owned);
+    }
+    if let Some(ProveError::NoRoom { .. }) = cause.downcast_ref() {
+        return Some("make room, or name another folder with --dir".to_owned());
     }
     let hint = match cause.downcast_ref()? {
         DomainError::HalfRestored { domain } => {

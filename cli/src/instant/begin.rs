@@ -152,7 +152,7 @@ impl DiskMaker for Maker<'_> {
 
 /// Returns the group that the daemon's QEMU has, where it has one of its own: the host's label for
 /// discretionary access is `+USER:+GROUP`.
-fn group_of_qemu(connection: &Connection) -> Result<Option<u32>> {
+pub fn group_of_qemu(connection: &Connection) -> Result<Option<u32>> {
     let text = connection.capabilities()?;
     let capabilities = Element::parse(&text, "capabilities").context("capabilities of libvirt")?;
     let Some(host) = capabilities.first("host") else {

@@ -5,7 +5,7 @@ mod exporter;
 mod places;
 mod watcher;
 
-pub use begin::{Begin, begin};
+pub use begin::{Begin, begin, group_of_qemu};
 pub use exporter::ExportProcess;
 pub use places::Places;
 pub use watcher::{finish, start_watcher, stop_watcher, watch};

@@ -17,6 +17,8 @@ pub struct RecoverReport {
     pub runs: usize,
     /// Whether a restore in place was finished.
     pub in_place: bool,
+    /// Dead proofs, of any snapshot, that were cleared up after.
+    pub proofs: usize,
 }
 
 impl Report for RecoverReport {
@@ -25,8 +27,13 @@ impl Report for RecoverReport {
         if self.in_place {
             writeln!(out, "{domain}: a restore in place was finished")?;
         }
+        match self.proofs {
+            0 => {}
+            1 => writeln!(out, "cleared up after a dead proof")?,
+            proofs => writeln!(out, "cleared up after {proofs} dead proofs")?,
+        }
         match self.runs {
-            0 if self.in_place => Ok(()),
+            0 if self.in_place || self.proofs > 0 => Ok(()),
             0 => writeln!(out, "{domain}: nothing to clear up"),
             1 => writeln!(out, "{domain}: cleared up after a dead run"),
             runs => writeln!(out, "{domain}: cleared up after {runs} dead runs"),

@@ -14,6 +14,11 @@ use super::{Report, time};
 pub struct ForgetReport {
     /// Whether this is only the plan.
     pub dry_run: bool,
+    /// For how many seconds forgotten snapshots rest.
+    pub grace_seconds: u64,
+    /// Until when they can be brought back at least.
+    #[serde(serialize_with = "super::time::rfc3339_or_null")]
+    pub kept_until: Option<Timestamp>,
     /// The snapshots.
     pub forgotten: Vec<ForgottenSnapshot>,
 }
@@ -46,6 +51,16 @@ impl Report for ForgetReport {
             ]);
         }
         writeln!(out, "{verb} {} snapshots", self.forgotten.len())?;
-        table.write(out)
+        table.write(out)?;
+        match self
+            .kept_until
+            .filter(|_| !self.dry_run && self.grace_seconds > 0)
+        {
+            None => Ok(()),
+            Some(until) => {
+                let until = time::local(until);
+                writeln!(out, "`cairn undelete` brings them back until {until}")
+            }
+        }
     }
 }

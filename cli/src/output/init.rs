@@ -18,6 +18,8 @@ pub struct InitReport {
     pub chunk_size: u64,
     /// Compression, as it is typed.
     pub compression: String,
+    /// For how many seconds forgotten snapshots rest.
+    pub grace_seconds: u64,
     /// Whether everything in it is sealed.
     pub encrypted: bool,
 }

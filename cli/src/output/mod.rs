@@ -13,6 +13,7 @@ pub mod diff;
 pub mod domain;
 pub mod export;
 pub mod forget;
+pub mod gc;
 pub mod get;
 pub mod init;
 #[cfg(feature = "libvirt")]
@@ -20,7 +21,12 @@ pub mod instant;
 pub mod key;
 pub mod layout;
 pub mod listing;
+pub mod marks;
 pub mod mount;
+#[cfg(feature = "libvirt")]
+pub mod prove;
+pub mod prune;
+pub mod resting;
 pub mod restore;
 pub mod snapshots;
 pub mod stats;

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use cairn_engine::format::domain::DomainRecord;
 use cairn_engine::format::manifest::DiskMode;
 use cairn_engine::id::{NodeId, SnapshotId};
-use cairn_engine::repository::Snapshot;
+use cairn_engine::repository::{Proof, Snapshot};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -35,6 +35,22 @@ pub struct SnapshotReport {
     pub disks: Vec<SnapshotDisk>,
     /// What the user says about it.
     pub tags: BTreeMap<String, String>,
+    /// Whether it must not be forgotten.
+    pub protected: bool,
+    /// When it was tried, and how that ended, oldest first.
+    pub proofs: Vec<ShownProof>,
+}
+
+/// A trial of a snapshot.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShownProof {
+    /// When.
+    #[serde(serialize_with = "super::time::rfc3339")]
+    pub time: Timestamp,
+    /// Whether it was of use.
+    pub passed: bool,
+    /// What was done with it.
+    pub what: String,
 }
 
 /// One disk of a snapshot. All lengths are bytes.
@@ -130,6 +146,16 @@ impl ShowReport {
     }
 }
 
+impl ShownProof {
+    fn of(proof: &Proof) -> Self {
+        Self {
+            time: proof.time,
+            passed: proof.passed,
+            what: proof.what.clone(),
+        }
+    }
+}
+
 impl SnapshotReport {
     /// Returns what a snapshot's manifest says.
     pub fn of(snapshot: &Snapshot) -> Self {
@@ -151,6 +177,8 @@ impl SnapshotReport {
             parent: manifest.parent,
             disks: disks.collect(),
             tags: manifest.tags.clone(),
+            proofs: (snapshot.state.proofs.iter().map(ShownProof::of)).collect(),
+            protected: snapshot.state.is_protected,
         }
     }
 }
@@ -158,7 +186,7 @@ impl SnapshotReport {
 impl Report for SnapshotsReport {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut table = Table::new(&[
-            "ID", "TIME", "VM", "PARENT", "DISKS", ">SIZE", ">DATA", ">ADDED", "TAGS",
+            "ID", "TIME", "VM", "PARENT", "DISKS", ">SIZE", ">DATA", ">ADDED", "PROVED", "TAGS",
         ]);
         for snapshot in &self.0 {
             let sum = |value: fn(&SnapshotDisk) -> u64| -> u64 {
@@ -180,6 +208,12 @@ impl Report for SnapshotsReport {
                 size::human(sum(|disk| disk.size)),
                 size::human(sum(|disk| disk.data_bytes)),
                 size::human(sum(|disk| disk.stored_bytes)),
+                match snapshot.proofs.last() {
+                    None => "-",
+                    Some(proof) if proof.passed => "yes",
+                    Some(_) => "FAILED",
+                }
+                .to_owned(),
                 tags_line(&snapshot.tags),
             ]);
         }
@@ -229,8 +263,15 @@ impl Report for ShowReport {
         for file in &self.files {
             line("file", format!("{}, {}", file.name, size::human(file.size)))?;
         }
+        if snapshot.protected {
+            line("protected", "yes".to_owned())?;
+        }
         for pin in &self.pins {
             line("pinned", pin.clone())?;
+        }
+        for proof in &snapshot.proofs {
+            let name = if proof.passed { "proved" } else { "FAILED" };
+            line(name, format!("{}: {}", time::local(proof.time), proof.what))?;
         }
         writeln!(out)?;
         let mut table = Table::new(&[

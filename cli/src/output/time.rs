@@ -1,14 +1,17 @@
 //! Moments and durations, as people read them.
 
-use jiff::Timestamp;
+use std::time::Duration;
+
 use jiff::tz::TimeZone;
+use jiff::{Span, SpanRelativeTo, Timestamp};
 
 /// Writes a moment in the local time zone, to the second.
 pub fn local(time: Timestamp) -> String {
     in_zone(time, TimeZone::system())
 }
 
-fn in_zone(time: Timestamp, zone: TimeZone) -> String {
+/// Writes a moment in a time zone, to the second.
+pub fn in_zone(time: Timestamp, zone: TimeZone) -> String {
     time.to_zoned(zone)
         .strftime("%Y-%m-%d %H:%M:%S")
         .to_string()
@@ -17,6 +20,17 @@ fn in_zone(time: Timestamp, zone: TimeZone) -> String {
 /// Serialises a moment as JSON documents have it, in UTC.
 pub fn rfc3339<S: serde::Serializer>(time: &Timestamp, out: S) -> Result<S::Ok, S::Error> {
     out.collect_str(time)
+}
+
+/// Does the same where there may be none.
+pub fn rfc3339_or_null<S: serde::Serializer>(
+    time: &Option<Timestamp>,
+    out: S,
+) -> Result<S::Ok, S::Error> {
+    match time {
+        None => out.serialize_none(),
+        Some(time) => rfc3339(time, out),
+    }
 }
 
 /// Writes a duration, such as `42 s`, `3:05 min` or `2:10 h`.
@@ -29,9 +43,38 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
+/// Reads a duration, such as `90s`, `10min`, `2h`, `7d` or `1w 2d`; a bare 0 is none.
+pub fn parse(text: &str) -> Result<Duration, String> {
+    if text.trim() == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let span: Result<Span, _> = text.parse();
+    let length = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()));
+    let wrong = || format!("`{text}` is no duration such as 90s, 10min, 2h or 7d");
+    let length = length.map_err(|_| wrong())?;
+    Duration::try_from(length).map_err(|_| wrong())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_read() {
+        let second = Duration::from_secs(1);
+        for (text, seconds) in [
+            ("0", 0),
+            ("90s", 90),
+            ("10min", 600),
+            ("2h", 7200),
+            ("7d", 604_800),
+        ] {
+            assert_eq!(parse(text), Ok(second * seconds), "{text}");
+        }
+        for text in ["", "7", "-1h", "1 fortnight", "2y"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn moments_are_local() {

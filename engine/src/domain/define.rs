@@ -1,7 +1,7 @@
 //! Restores a snapshot to a domain that is defined anew: its disks and files are written, its XML
 //! is rewritten, and libvirt is given both.
 
-mod files;
+pub(in crate::domain) mod files;
 mod place;
 
 use std::collections::BTreeMap;

@@ -40,6 +40,12 @@ pub enum RewriteError {
         /// The path.
         path: PathBuf,
     },
+    /// The domain is a container, or of a kind whose guests know that they are guests.
+    #[error("guests of the kind {kind} are no machines that QEMU can be")]
+    Kind {
+        /// What the domain's XML says.
+        kind: String,
+    },
     /// The system gives no random numbers.
     #[error("no random numbers for new ids")]
     Random,
@@ -255,7 +261,7 @@ fn try_map<E>(
 }
 
 /// Returns a path as XML can hold it.
-fn utf8(path: &Path) -> Result<&str, RewriteError> {
+pub(super) fn utf8(path: &Path) -> Result<&str, RewriteError> {
     let text = path
         .to_str()
         .filter(|text| !text.contains(char::is_control));
@@ -265,7 +271,7 @@ fn utf8(path: &Path) -> Result<&str, RewriteError> {
 }
 
 /// Returns a text of the XML as it can be shown: a snapshot may hold anything.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     text.chars()
         .take(200)
         .flat_map(char::escape_debug)

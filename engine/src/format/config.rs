@@ -35,6 +35,10 @@ const KDF_MEMORY_KIB_MAX: u32 = 1 << 20;
 const KDF_PASSES_MAX: u32 = 64;
 const KDF_LANES_MAX: u32 = 16;
 const MAC_LEN: usize = 32;
+/// For how long forgotten snapshots rest where nothing else is set: a week.
+pub const GRACE_SECONDS_DEFAULT: u64 = 7 * 24 * 3600;
+/// 100 years of 365.25 days: more would be a mistake.
+pub const GRACE_SECONDS_MAX: u64 = 36_525 * 24 * 3600;
 
 /// The settings of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +57,9 @@ pub struct Config {
     pub compression: Compression,
     /// How everything is encrypted; `None` in plain repositories.
     pub encryption: Option<EncryptionConfig>,
+    /// For how long forgotten snapshots rest, in seconds; [`GRACE_SECONDS_DEFAULT`] where nothing
+    /// is said.
+    pub grace_seconds: Option<u64>,
     /// Features that a reader may ignore, and need not know.
     pub compatible: Vec<String>,
     /// Members that this version does not know.
@@ -109,6 +116,7 @@ impl Config {
             pack_len: PACK_LEN_DEFAULT,
             compression: Compression::Zstd { level: 1 },
             encryption: salt.map(EncryptionConfig::new),
+            grace_seconds: None,
             compatible: Vec::new(),
             unknown: Unknown::new(),
         }
@@ -163,10 +171,7 @@ impl Config {
         }
         let found: Authenticated = json::decode(WHAT, bytes, SMALL_DOCUMENT_LEN_MAX)?;
         let failed = FormatError::AuthenticationFailed { what: WHAT };
-        let digits = hex::encode(found.mac);
-        let text = std::str::from_utf8(bytes).map_err(|_| failed.clone())?;
-        let (before, after) = text.split_once(&digits).ok_or_else(|| failed.clone())?;
-        let zeroed = [before, &"0".repeat(digits.len()), after].concat();
+        let zeroed = json::zeroed(bytes, found.mac).ok_or_else(|| failed.clone())?;
         // Compared in constant time.
         if blake3::Hash::from_bytes(mac(zeroed.as_bytes())) == found.mac {
             Ok(())
@@ -207,6 +212,8 @@ impl Config {
                 rule: "the compression level must be from -5 to 19",
             });
         }
+        let grace = self.grace_seconds.unwrap_or_default();
+        in_range("grace_seconds", grace, 0, GRACE_SECONDS_MAX)?;
         self.encryption
             .as_ref()
             .map_or(Ok(()), EncryptionConfig::check)
@@ -249,6 +256,8 @@ struct Document {
     pack_len: u64,
     compression: CompressionDocument,
     encryption: Option<Ciphered>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    grace_seconds: Option<u64>,
     incompatible: Vec<String>,
     compatible: Vec<String>,
     #[serde(with = "json::hex_bytes")]
@@ -304,6 +313,7 @@ impl Document {
                 kdf: KDF.to_owned(),
                 settings,
             }),
+            grace_seconds: config.grace_seconds,
             incompatible: Vec::new(),
             compatible: config.compatible.clone(),
             mac: [0; MAC_LEN],
@@ -339,6 +349,7 @@ impl Document {
             pack_len: self.pack_len,
             compression,
             encryption: self.encryption.map(|encryption| encryption.settings),
+            grace_seconds: self.grace_seconds,
             compatible: self.compatible,
             unknown: self.unknown,
         })

@@ -71,6 +71,14 @@ pub(super) fn encode_bounded<T: Serialize>(
     Ok(bytes)
 }
 
+/// Returns a document with zeros for its own check: what that check covers. `None` where the
+/// document does not hold these digits.
+pub(super) fn zeroed<const N: usize>(bytes: &[u8], check: [u8; N]) -> Option<String> {
+    let digits = hex::encode(check);
+    let (before, after) = std::str::from_utf8(bytes).ok()?.split_once(&digits)?;
+    Some([before, &"0".repeat(digits.len()), after].concat())
+}
+
 /// Times as RFC 3339 texts in UTC.
 pub(crate) mod timestamp {
     use jiff::Timestamp;

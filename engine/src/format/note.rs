@@ -60,6 +60,11 @@ pub enum Fact {
         /// What was done.
         what: String,
     },
+    /// It was tried in the same way, and was of no use: such as a guest that did not boot.
+    Disproved {
+        /// What was done, and what went wrong.
+        what: String,
+    },
     /// A fact that this version does not know, and does not act on.
     Other {
         /// Its kind.
@@ -97,6 +102,7 @@ impl Note {
             Fact::Unpinned { what } => ("unpinned", Some(what.clone())),
             Fact::Verified { what } => ("verified", Some(what.clone())),
             Fact::Proved { what } => ("proved", Some(what.clone())),
+            Fact::Disproved { what } => ("disproved", Some(what.clone())),
             // A member `what` of an unknown fact is kept among the unknown members.
             Fact::Other { kind } => (kind.as_str(), take_text(&mut unknown, "what")),
         };
@@ -126,13 +132,14 @@ impl Note {
             ("unpinned", Some(what)) => Fact::Unpinned { what },
             ("verified", Some(what)) => Fact::Verified { what },
             ("proved", Some(what)) => Fact::Proved { what },
+            ("disproved", Some(what)) => Fact::Disproved { what },
             (
                 "forgotten" | "undeleted" | "protected" | "unprotected" | "pinned" | "unpinned"
-                | "verified" | "proved",
+                | "verified" | "proved" | "disproved",
                 _,
             ) => {
                 return Err(FormatError::Malformed {
-                    rule: "pins, `verified` and `proved` must say what, other notes must not",
+                    rule: "pins, `verified`, `proved` and `disproved` must say what, others not",
                 });
             }
             (_, detail) => {
@@ -172,7 +179,8 @@ mod tests {
             Fact::Pinned { what: what.clone() },
             Fact::Unpinned { what: what.clone() },
             Fact::Verified { what: what.clone() },
-            Fact::Proved { what },
+            Fact::Proved { what: what.clone() },
+            Fact::Disproved { what },
         ] {
             let note = Note {
                 snapshot: SnapshotId::from_bytes([7; 32]),
@@ -207,6 +215,7 @@ mod tests {
             ("pinned", ""),
             ("unpinned", ""),
             ("proved", ""),
+            ("disproved", ""),
             ("forgotten", r#","what":"x""#),
         ] {
             let (id, time) = ("5a".repeat(32), "2026-11-20T08:00:00Z");

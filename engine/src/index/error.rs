@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::spill::SpillError;
+
 /// A failure of the index or of its private files. The repository is not touched by it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,6 +35,16 @@ pub enum IndexError {
         /// The system's reason.
         source: io::Error,
     },
+}
+
+impl From<SpillError> for IndexError {
+    fn from(error: SpillError) -> Self {
+        Self::Io {
+            op: error.op,
+            path: error.folder,
+            source: error.source,
+        }
+    }
 }
 
 impl IndexError {

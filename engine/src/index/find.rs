@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use super::db::{BATCH, Db};
-use super::packs::Packs;
 use super::{Index, IndexError, PackFooters, PackPrefix, Place, take_in};
 use crate::id::{ContentId, PackId};
 
@@ -28,24 +27,41 @@ impl Index {
     ///
     /// Fails only if the private files in `temp_dir` cannot be read.
     pub fn find(&self, ids: &[ContentId]) -> Result<Vec<Option<Place>>, IndexError> {
+        self.find_outside(ids, &HashSet::new())
+    }
+
+    /// Returns the same, but places in no pack of `barred`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::find`].
+    pub fn find_outside(
+        &self,
+        ids: &[ContentId],
+        barred: &HashSet<PackPrefix>,
+    ) -> Result<Vec<Option<Place>>, IndexError> {
         let state = self.read();
+        let counts = |place: &Place| {
+            state.packs.is_present(place.pack)
+                && (barred.is_empty() || !barred.contains(&place.pack))
+        };
         let mut found = vec![None; ids.len()];
         let mut wanted = Vec::new();
         for (slot, id) in ids.iter().enumerate() {
             match state.overlay.in_memory(*id) {
-                Some(place) if state.packs.is_present(place.pack) => found[slot] = Some(place),
+                Some(place) if counts(&place) => found[slot] = Some(place),
                 _ => wanted.push((*id, slot)),
             }
         }
         wanted.sort_unstable();
         if let Some(db) = state.overlay.private() {
-            match look_up(db, &state.packs, &wanted, &mut found) {
+            match look_up(db, &counts, &wanted, &mut found) {
                 Some(failed) => return Err(failed),
                 None => wanted.retain(|(_, slot)| found[*slot].is_none()),
             }
         }
         if let Some(db) = &state.db
-            && look_up(db, &state.packs, &wanted, &mut found).is_some()
+            && look_up(db, &counts, &wanted, &mut found).is_some()
         {
             self.condemn();
         }
@@ -91,7 +107,7 @@ impl Index {
 /// Returns the last failure; entries that cannot be read count as absent.
 fn look_up(
     db: &Db,
-    packs: &Packs,
+    counts: &impl Fn(&Place) -> bool,
     wanted: &[(ContentId, usize)],
     found: &mut [Option<Place>],
 ) -> Option<IndexError> {
@@ -101,11 +117,9 @@ fn look_up(
         let ids: Vec<_> = groups.iter().map(|group| group[0].0).collect();
         for (group, answer) in groups.iter().zip(db.get(&ids)) {
             let place = answer.and_then(|first| match first {
-                Some(place) if !packs.is_present(place.pack) => {
+                Some(place) if !counts(&place) => {
                     let others = db.others(group[0].0)?;
-                    Ok(others
-                        .into_iter()
-                        .find(|place| packs.is_present(place.pack)))
+                    Ok(others.into_iter().find(counts))
                 }
                 first => Ok(first),
             });

@@ -17,12 +17,10 @@ mod options;
 mod overlay;
 mod packs;
 mod place;
-mod sort;
 mod take_in;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub use error::IndexError;
@@ -98,12 +96,4 @@ impl Index {
             .write()
             .expect("a thread that changed the index panicked")
     }
-}
-
-/// Returns a path for a private file. One of the same name may be there, left by a process that
-/// died.
-fn private_path(temp_dir: &Path) -> PathBuf {
-    static MADE: AtomicU64 = AtomicU64::new(0);
-    let number = MADE.fetch_add(1, Ordering::Relaxed);
-    temp_dir.join(format!("index-{}-{number}", std::process::id()))
 }

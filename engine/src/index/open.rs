@@ -11,12 +11,36 @@ use super::ingest::assert_prefix;
 use super::lock::Sharing;
 use super::overlay::Overlay;
 use super::packs::{Packs, TakenIn};
-use super::sort::Sorter;
+use super::place::Place;
 use super::{Index, IndexError, IndexOptions, Ingest, PackFooters, State, merge, place, take_in};
-use crate::id::PackId;
+use crate::id::{ContentId, PackId};
+use crate::spill::{Record, Sorter, SpillError};
 
 /// Share of entries whose packs have vanished, in percent, above which the index is built anew.
 const STALE_PERCENT_MAX: u64 = 30;
+
+impl Record for (ContentId, Place) {
+    const LEN: usize = ContentId::LEN + Place::LEN;
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.0.as_bytes());
+        out.extend_from_slice(&self.1.to_bytes());
+    }
+
+    fn decode(bytes: &[u8]) -> Self {
+        let (id, place) = bytes.split_first_chunk().expect("a record holds an id");
+        let place = Place::from_bytes(place).expect("a record holds a place");
+        (ContentId::from_bytes(*id), place)
+    }
+}
+
+/// Returns what was added to a sorter, in order.
+fn sorted(
+    sorter: &mut Sorter<(ContentId, Place)>,
+) -> Result<impl Iterator<Item = Result<(ContentId, Place), IndexError>>, SpillError> {
+    let places = sorter.sorted()?;
+    Ok(places.map(|place| place.map_err(IndexError::from)))
+}
 
 /// What opening an index had to do.
 #[derive(Debug)]
@@ -108,7 +132,7 @@ impl Index {
                 Ok(ControlFlow::Continue(()))
             })?;
             report.taken_in = new.len();
-            let places = sorter.places()?;
+            let places = sorted(&mut sorter)?;
             match self.ingest_from(&mut state.db, &state.packs, &new, places) {
                 Ok(Ingest::Done) => {
                     report.not_kept = None;
@@ -129,7 +153,7 @@ impl Index {
             let failed = report.unreadable.iter().map(|(pack, _)| *pack);
             skip = new.iter().map(|record| record.pack).chain(failed).collect();
         }
-        state.overlay.add_sorted(&new, sorter.places()?)
+        state.overlay.add_sorted(&new, sorted(&mut sorter)?)
     }
 
     /// Returns the database on disk if it can be used, and whether one was thrown away. Without a

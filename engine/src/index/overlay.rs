@@ -7,13 +7,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::IndexError;
 use super::db::{Access, Db};
 use super::merge::{merge_into, remove_folder};
 use super::packs::TakenIn;
 use super::place::Place;
-use super::{IndexError, private_path};
 use crate::id::{ContentId, PackId};
 use crate::limits::MIB;
+use crate::spill::private_path;
 
 /// Bytes that a map takes for one entry's place in its table: key, value, and a byte of control.
 const SLOT_LEN: u64 = 32 + 16 + 1;

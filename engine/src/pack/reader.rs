@@ -100,7 +100,8 @@ impl PackReader {
         self.footer.frames.get(frame as usize)
     }
 
-    /// Reads and decodes one frame. What is in it still has to be compared with its ids.
+    /// Reads and decodes one frame. What is in it still has to be compared with its ids. `scratch`
+    /// then holds the frame as it was before it was sealed.
     pub fn read_frame(
         &self,
         storage: &SharedStorage,
@@ -117,7 +118,9 @@ impl PackReader {
         })?;
         scratch.resize(entry.stored_len as usize, 0);
         storage.read_at(&Name::Pack(self.pack), entry.offset, scratch)?;
-        self.decode_frame(frame, scratch, decompressor, plain)
+        let opened = self.decode_frame(frame, scratch, decompressor, plain)?;
+        scratch.truncate(opened);
+        Ok(())
     }
 
     /// Does the same straight to where the bytes are wanted. `plain` has the frame's plain length;
@@ -147,14 +150,15 @@ impl PackReader {
             .map_err(damaged)
     }
 
-    /// Decodes a frame whose stored bytes were read already; they are opened in place.
+    /// Decodes a frame whose stored bytes were read already; they are opened in place. Returns
+    /// their length without the seal.
     pub fn decode_frame(
         &self,
         frame: u32,
         stored: &mut [u8],
         decompressor: &mut Decompressor,
         plain: &mut Vec<u8>,
-    ) -> Result<(), PackError> {
+    ) -> Result<usize, PackError> {
         let damaged = |source| PackError::DamagedFrame {
             pack: self.pack,
             frame,
@@ -168,6 +172,7 @@ impl PackReader {
         plain.clear();
         decompressor
             .decompress(entry.codec, opened, entry.plain_len, plain)
-            .map_err(damaged)
+            .map_err(damaged)?;
+        Ok(opened.len())
     }
 }

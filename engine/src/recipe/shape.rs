@@ -137,7 +137,7 @@ impl Shape {
     }
 
     /// Returns the place of the root, unless the disk is one hole.
-    pub(super) fn root_place(&self) -> NodePlace {
+    pub(crate) fn root_place(&self) -> NodePlace {
         NodePlace {
             level: self.height(),
             index: 0,

@@ -1,23 +1,22 @@
 //! What a repository's packs hold, opened for one session.
 //!
 //! Opening follows the order that `docs/concurrency.md` argues: session first, then the plan of a
-//! collection, then the list of packs, then the index. Packs that are not listed count as absent,
-//! and for writers those that are condemned.
+//! collection, then the list of packs, then the index. Packs that are not listed count as absent.
+//! What is condemned can be read, but for writers nothing new may be built on it.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::hot::HotPacks;
 use super::{Repository, RepositoryError};
 use crate::cache::Cache;
-use crate::format::FileKind;
-use crate::format::plan::Plan;
 use crate::format::recipe::{EMPTY_LEAF, Node};
 use crate::format::session::SessionKind;
 use crate::id::{ContentId, NodeId, PackId, SessionId, SnapshotId};
-use crate::index::{Index, IndexOptions, OpenReport, PackFooters, Place};
-use crate::limits::{MIB, SMALL_DOCUMENT_LEN_MAX};
+use crate::index::{Index, IndexError, IndexOptions, OpenReport, PackFooters, PackPrefix, Place};
+use crate::limits::MIB;
 use crate::pack::{FooterCache, PackError, PackReader, places_in, read_footer};
 use crate::recipe::{NodeError, NodeStore};
 use crate::storage::{Area, Name, Session, StorageError};
@@ -41,7 +40,9 @@ pub enum Access {
 /// The packs of a repository as one session sees them, with the index and the caches over them.
 pub struct Contents {
     repository: Arc<Repository>,
-    is_writer: bool,
+    /// Packs on which nothing may be built: as the plan of a collection had it at opening. What a
+    /// later plan condemns stays as long as this session does.
+    condemned: HashSet<PackPrefix>,
     /// Listed at opening, and again where something was not to be found.
     packs: RwLock<Arc<[PackId]>>,
     index: Index,
@@ -72,9 +73,17 @@ impl Contents {
         let document = super::session_document(kind, command, pins)?;
         let session = storage.open_session(&document)?;
         storage.clear_dead_sessions()?;
-        let is_writer = matches!(access, Access::Write);
-        let packs = list_packs(repository, is_writer)?;
+        let condemned: HashSet<PackPrefix> = match &access {
+            Access::Write => repository
+                .condemned()?
+                .into_iter()
+                .map(PackPrefix::of)
+                .collect(),
+            Access::Read(_) => HashSet::new(),
+        };
+        let packs = list_packs(repository)?;
         if let Access::Read(pins) = &access {
+            repository.check_not_taken(pins)?;
             repository.check_present(pins)?;
         }
         let temp = repository.temp_folder(session.id())?;
@@ -94,7 +103,7 @@ impl Contents {
         Ok(Self {
             repository: Arc::clone(repository),
             session,
-            is_writer,
+            condemned,
             packs: RwLock::new(packs.into()),
             index,
             report,
@@ -125,6 +134,11 @@ impl Contents {
         &self.index
     }
 
+    /// Returns the folder for the session's private files.
+    pub(crate) fn temp_folder(&self) -> Result<PathBuf, RepositoryError> {
+        self.repository.temp_folder(self.session())
+    }
+
     /// Returns what opening the index met: packs taken in, dropped, and unreadable ones.
     pub fn index_report(&self) -> &OpenReport<PackError> {
         &self.report
@@ -142,10 +156,6 @@ impl Contents {
         *held = packs.into();
     }
 
-    pub(super) fn is_writer(&self) -> bool {
-        self.is_writer
-    }
-
     /// Returns a pack's checked footer.
     pub fn footer(&self, pack: PackId) -> Result<Arc<PackReader>, PackError> {
         self.footers.get(pack)
@@ -154,17 +164,36 @@ impl Contents {
     /// Returns where contents are, by the index and what was read of the packs; `None` where
     /// neither knows any place.
     pub fn locate(&self, ids: &[ContentId]) -> Result<Vec<Option<Place>>, RepositoryError> {
+        self.locate_in(ids, |missing| self.index.find(missing))
+    }
+
+    /// Returns the same, but in no pack that a collection has condemned: what lies only there has
+    /// to be stored anew.
+    pub(super) fn locate_to_build_on(
+        &self,
+        ids: &[ContentId],
+    ) -> Result<Vec<Option<Place>>, RepositoryError> {
+        self.locate_in(ids, |missing| {
+            self.index.find_outside(missing, &self.condemned)
+        })
+    }
+
+    fn locate_in(
+        &self,
+        ids: &[ContentId],
+        find: impl Fn(&[ContentId]) -> Result<Vec<Option<Place>>, IndexError>,
+    ) -> Result<Vec<Option<Place>>, RepositoryError> {
         let mut places = self.hot.find(ids);
         let missing = ids.iter().zip(&places).filter(|(_, place)| place.is_none());
         let missing: Vec<ContentId> = missing.map(|(id, _)| *id).collect();
         if missing.is_empty() {
             return Ok(places);
         }
-        let found = self.index.find(&missing)?;
-        let hits = found
-            .iter()
-            .flatten()
-            .filter_map(|place| self.index.pack(place.pack));
+        let found = find(&missing)?;
+        // What may not be built on stays out of the tables that everybody asks.
+        let hits = found.iter().flatten();
+        let hits = hits.filter(|place| !self.condemned.contains(&place.pack));
+        let hits = hits.filter_map(|place| self.index.pack(place.pack));
         for pack in self.hot.wanted(hits) {
             // A footer that cannot be read makes nothing faster; whoever needs it says so.
             if let Ok(reader) = self.footers.get(pack) {
@@ -310,19 +339,11 @@ impl NodeStore for Contents {
     }
 }
 
-/// Lists the packs. Those that a collection has condemned are there for readers, which it does not
-/// wait for, but nothing new may be built on them.
-pub(super) fn list_packs(
-    repository: &Repository,
-    is_writer: bool,
-) -> Result<Vec<PackId>, RepositoryError> {
-    let condemned = match is_writer {
-        true => condemned(repository)?,
-        false => HashSet::new(),
-    };
+/// Lists the packs.
+pub(super) fn list_packs(repository: &Repository) -> Result<Vec<PackId>, RepositoryError> {
     let listed = repository.storage().list(Area::Packs)?.into_iter();
     let packs = listed.filter_map(|listed| match listed.name {
-        Name::Pack(id) if !condemned.contains(&id) => Some(id),
+        Name::Pack(id) => Some(id),
         _ => None,
     });
     Ok(packs.collect())
@@ -342,25 +363,6 @@ fn is_unsettled(error: &PackError) -> bool {
         _ => false,
     }
 }
-
-/// Returns what a collection at work has condemned.
-fn condemned(repository: &Repository) -> Result<HashSet<PackId>, RepositoryError> {
-    let object = Name::GcPlan;
-    let stored = match repository.storage().read(&object, PLAN_LEN_MAX) {
-        Ok(stored) => stored,
-        Err(StorageError::NotFound(_)) => return Ok(HashSet::new()),
-        Err(error) => return Err(error.into()),
-    };
-    let plan = repository
-        .keys()
-        .open_document(FileKind::GcPlan, stored)
-        .and_then(|plain| Plan::decode(&plain))
-        .map_err(|source| RepositoryError::Document { object, source })?;
-    Ok(plan.condemned.into_iter().collect())
-}
-
-/// A plan names packs by 64 digits each: a million of them fit.
-const PLAN_LEN_MAX: u64 = 128 * SMALL_DOCUMENT_LEN_MAX;
 
 /// Lets the index read footers of packs.
 pub(super) struct FooterSource<'a> {

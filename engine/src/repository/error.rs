@@ -113,6 +113,9 @@ pub enum RepositoryError {
     /// A snapshot went away while it was being opened.
     #[error("snapshot {0} is not there any more")]
     SnapshotGone(SnapshotId),
+    /// A protected snapshot cannot be forgotten.
+    #[error("snapshot {0} is protected")]
+    Protected(SnapshotId),
     /// A snapshot that something counts on cannot be forgotten.
     #[error("snapshot {snapshot} is pinned by {pin}, which counts on it")]
     Pinned {

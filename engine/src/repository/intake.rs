@@ -107,7 +107,7 @@ impl Intake {
             .filter(|(_, new)| **new)
             .map(|(id, _)| *id)
             .collect();
-        let places = self.contents.locate(&asked)?;
+        let places = self.contents.locate_to_build_on(&asked)?;
         if places.iter().any(Option::is_some) {
             let mut places = places.into_iter();
             let mut claimed = self.pending.claimed();

@@ -1,8 +1,10 @@
 //! A repository that is open: its settings, keys, storage and index, in one place.
 
+mod collection;
 mod contents;
 mod error;
 mod fetch;
+pub mod grace;
 mod hot;
 mod intake;
 mod keys;

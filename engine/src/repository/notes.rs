@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::open::open_session;
 use super::{Repository, RepositoryError};
@@ -23,15 +23,21 @@ pub struct SnapshotState {
     /// What counts on it, such as domains that count their changes from it: while there is any, it
     /// must not be forgotten.
     pub pins: BTreeSet<String>,
-    /// That it was of use, oldest first.
+    /// When it was tried, oldest first.
     pub proofs: Vec<Proof>,
+    /// When the last of its notes was written, as far as clocks can be trusted.
+    pub last_note: Option<Timestamp>,
+    /// Whether a note is damaged: it may have protected the snapshot, or brought it back.
+    pub has_damaged_note: bool,
 }
 
-/// That a snapshot was of use once.
+/// That a snapshot was tried once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
     /// When.
     pub time: Timestamp,
+    /// Whether it was of use.
+    pub passed: bool,
     /// What was done with it.
     pub what: String,
 }
@@ -48,7 +54,16 @@ impl SnapshotState {
         }
     }
 
+    /// Fails where the snapshot of this state must not be forgotten.
+    pub fn check_forgettable(&self, snapshot: SnapshotId) -> Result<(), RepositoryError> {
+        match self.is_protected {
+            true => Err(RepositoryError::Protected(snapshot)),
+            false => self.check_not_pinned(snapshot),
+        }
+    }
+
     fn apply(&mut self, note: &Note) {
+        self.last_note = Some(note.time);
         match &note.fact {
             Fact::Forgotten => self.forgotten = Some(note.time),
             Fact::Undeleted => self.forgotten = None,
@@ -56,8 +71,9 @@ impl SnapshotState {
             Fact::Unprotected => self.is_protected = false,
             Fact::Pinned { what } => drop(self.pins.insert(what.clone())),
             Fact::Unpinned { what } => drop(self.pins.remove(what)),
-            Fact::Proved { what } => self.proofs.push(Proof {
+            Fact::Proved { what } | Fact::Disproved { what } => self.proofs.push(Proof {
                 time: note.time,
+                passed: matches!(&note.fact, Fact::Proved { .. }),
                 what: what.clone(),
             }),
             Fact::Verified { .. } | Fact::Other { .. } => {}
@@ -72,9 +88,26 @@ impl Repository {
     ///
     /// Durable on return.
     pub fn add_note(&self, snapshot: SnapshotId, fact: Fact) -> Result<NoteId, RepositoryError> {
+        self.add_note_after(snapshot, fact, None)
+    }
+
+    /// Adds a note to a snapshot that is later than another of its notes, whatever the clock says:
+    /// notes count in the order of their times, and the clock may have gone back.
+    ///
+    /// # Durability
+    ///
+    /// Durable on return.
+    pub fn add_note_after(
+        &self,
+        snapshot: SnapshotId,
+        fact: Fact,
+        after: Option<Timestamp>,
+    ) -> Result<NoteId, RepositoryError> {
+        let step = SignedDuration::from_nanos(1);
+        let next = after.map(|after| after.checked_add(step).unwrap_or(after));
         let note = Note {
             snapshot,
-            time: Timestamp::now(),
+            time: Timestamp::now().max(next.unwrap_or(Timestamp::MIN)),
             fact,
             unknown: Unknown::new(),
         };
@@ -98,12 +131,11 @@ impl Repository {
         }
     }
 
-    /// Forgets snapshots: all of them, or none where one of them is pinned.
+    /// Forgets snapshots: all of them, or none where one of them is protected or pinned.
     ///
     /// # Errors
     ///
-    /// [`RepositoryError::Pinned`] for the first that is. Whether one is protected is the caller's
-    /// to look at.
+    /// [`RepositoryError::Protected`] and [`RepositoryError::Pinned`] for the first that is.
     ///
     /// # Durability
     ///
@@ -113,11 +145,12 @@ impl Repository {
         let states = self.states()?;
         for id in snapshots {
             if let Some(state) = states.get(id) {
-                state.check_not_pinned(*id)?;
+                state.check_forgettable(*id)?;
             }
         }
         for id in snapshots {
-            self.add_note(*id, Fact::Forgotten)?;
+            let after = states.get(id).and_then(|state| state.last_note);
+            self.add_note_after(*id, Fact::Forgotten, after)?;
         }
         Ok(())
     }
@@ -141,16 +174,20 @@ impl Repository {
     }
 
     /// Returns what the notes make of each snapshot that has any. A note that is damaged counts as
-    /// absent: a snapshot is rather listed than lost. Verify names it.
-    pub(super) fn states(&self) -> Result<HashMap<SnapshotId, SnapshotState>, RepositoryError> {
+    /// absent, since a snapshot is rather listed than lost; but whoever would delete must know of
+    /// it. Verify names it.
+    pub(crate) fn states(&self) -> Result<HashMap<SnapshotId, SnapshotState>, RepositoryError> {
         let mut notes = Vec::new();
+        let mut states: HashMap<SnapshotId, SnapshotState> = HashMap::new();
         for listed in self.storage().list(Area::Notes)? {
             let Name::Note(snapshot, id) = listed.name else {
                 continue;
             };
             match self.note(snapshot, id) {
                 Ok(note) => notes.push((note.time, snapshot, note)),
-                Err(error) if error.is_damage() => {}
+                Err(error) if error.is_damage() => {
+                    states.entry(snapshot).or_default().has_damaged_note = true;
+                }
                 Err(RepositoryError::Storage(StorageError::NotFound(_))) => {}
                 Err(error) => return Err(error),
             }
@@ -163,7 +200,6 @@ impl Repository {
             )
         };
         notes.sort_by_key(|(time, _, note)| (*time, keeps(note)));
-        let mut states: HashMap<SnapshotId, SnapshotState> = HashMap::new();
         for (_, snapshot, note) in &notes {
             states.entry(*snapshot).or_default().apply(note);
         }
@@ -214,11 +250,14 @@ mod tests {
     #[test]
     fn proofs_are_kept_with_their_times() {
         let proved = |what: &str| Fact::Proved { what: what.into() };
-        let proofs = state(&[proved("booted"), Fact::Protected, proved("restored")]).proofs;
+        let silent = Fact::Disproved {
+            what: "silent".into(),
+        };
+        let proofs = state(&[proved("booted"), Fact::Protected, silent]).proofs;
         let proofs: Vec<_> = proofs
             .iter()
-            .map(|proof| (proof.time.as_second(), &*proof.what))
+            .map(|proof| (proof.time.as_second(), proof.passed, &*proof.what))
             .collect();
-        assert_eq!(proofs, [(0, "booted"), (2, "restored")]);
+        assert_eq!(proofs, [(0, true, "booted"), (2, false, "silent")]);
     }
 }

@@ -25,6 +25,8 @@ pub struct InitOptions {
     pub frame_len: u32,
     /// Stored length at which packs are sealed.
     pub pack_len: u64,
+    /// For how long forgotten snapshots rest, in seconds; a week where nothing is said.
+    pub grace_seconds: Option<u64>,
 }
 
 /// How a repository is opened on this machine.
@@ -75,6 +77,7 @@ impl Repository {
         config.compression = settings.compression;
         config.frame_len = settings.frame_len;
         config.pack_len = settings.pack_len;
+        config.grace_seconds = settings.grace_seconds;
 
         let session = open_session(&*storage, "init")?;
         let keys = match passphrase {
@@ -229,6 +232,14 @@ impl Repository {
                 drop(std::fs::remove_dir_all(entry.path()));
             }
         }
+    }
+
+    /// Opens a session that writes, without the packs and the index.
+    pub(crate) fn open_writer(
+        &self,
+        command: &str,
+    ) -> Result<Box<dyn crate::storage::Session>, RepositoryError> {
+        open_session(&*self.storage, command)
     }
 
     /// Returns the folder of its index.

@@ -59,7 +59,7 @@ impl Contents {
     /// Lists the packs again, and takes in those that have come since: a collection that repacks
     /// while this session reads moves into new packs what it wants.
     fn refresh(&self) -> Result<(), RepositoryError> {
-        let mut packs = list_packs(self.repository(), self.is_writer())?;
+        let mut packs = list_packs(self.repository())?;
         let known = self.packs();
         let known: HashSet<&PackId> = known.iter().collect();
         let footers = FooterSource::to_build_on(self.repository());
@@ -96,6 +96,18 @@ impl Contents {
         }
         reasons.extend(copies.take_unreachable());
         weightiest(reasons).map_or(Ok(None), Err)
+    }
+
+    /// Returns content whose hash is right from one of its copies; `None` where none can be had.
+    pub(crate) fn any_copy(
+        &self,
+        id: ContentId,
+        copies: &Copies,
+        hash: impl Fn(&[u8]) -> ContentId,
+    ) -> Option<Vec<u8>> {
+        let places = copies.of(id).iter();
+        let mut found = places.map(|(pack, place)| self.content_at(*pack, place, id, &hash));
+        found.find_map(|found| found.ok().flatten())
     }
 
     /// Returns whether the place of a chunk really holds it.

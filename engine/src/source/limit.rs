@@ -90,7 +90,7 @@ impl RateLimit {
     }
 
     /// Waits until `bytes` may be read.
-    fn take(&self, bytes: u64, cancel: &Cancel) -> Result<(), SourceError> {
+    pub(crate) fn take(&self, bytes: u64, cancel: &Cancel) -> Result<(), SourceError> {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let at = bucket.grant(self.started.elapsed(), bytes, self.bytes_per_second);
         loop {

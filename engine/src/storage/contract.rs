@@ -87,6 +87,13 @@ pub trait Storage: Send + Sync {
     /// Returns the sessions that are visible now, with whether someone is still at work there.
     fn sessions(&self) -> Result<Vec<SeenSession>, StorageError>;
 
+    /// Takes the lock that one collection at a time holds, until it is dropped or its process ends.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Locked`] while another holds it: nobody waits for it.
+    fn lock_collection(&self) -> Result<CollectionLock, StorageError>;
+
     /// Removes what dead sessions left: their session files and unfinished uploads. Returns how
     /// many there were. Never touches a session that is alive.
     fn clear_dead_sessions(&self) -> Result<usize, StorageError>;
@@ -96,6 +103,20 @@ pub trait Storage: Send + Sync {
 pub trait Session: Send + Sync {
     /// Returns the session's id, which names its unfinished files.
     fn id(&self) -> SessionId;
+}
+
+/// Held by the one collection at work.
+pub struct CollectionLock {
+    _held: Box<dyn Send + Sync>,
+}
+
+impl CollectionLock {
+    /// Keeps what holds the lock.
+    pub(super) fn new(held: impl Send + Sync + 'static) -> Self {
+        Self {
+            _held: Box::new(held),
+        }
+    }
 }
 
 /// A session found by [`Storage::sessions`].

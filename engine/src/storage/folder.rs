@@ -5,12 +5,20 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 
 use super::atomic::{Clash, Draft, Published, Publisher, lock};
-use super::fs::{Entry, EntryKind, FileSystem, OpenFile, parent};
+use super::fs::{Entry, EntryKind, FileSystem, LockMode, OpenFile, parent};
 use super::handles::Handles;
 use super::real::RealFs;
 use super::session::{self, LocalSession, SessionLock};
-use super::{Area, Existing, Listed, Name, SeenSession, Session, Storage, StorageError, Upload};
+use super::{
+    Area, CollectionLock, Existing, Listed, Name, SeenSession, Session, Storage, StorageError,
+    Upload,
+};
 use crate::id::SessionId;
+
+/// Where a collection keeps its plan.
+const GC: &str = "gc";
+/// Locked by the one collection at work; never removed, so that all lock the same file.
+const COLLECTION_LOCK: &str = "gc/lock";
 
 /// Every folder that a repository has from its beginning.
 const LAYOUT: [&str; 7] = [
@@ -18,7 +26,7 @@ const LAYOUT: [&str; 7] = [
     "snapshots",
     "notes",
     "keys",
-    "gc",
+    GC,
     session::LOCKS,
     session::TMP,
 ];
@@ -286,6 +294,30 @@ impl<F: FileSystem> Storage for Folder<F> {
 
     fn sessions(&self) -> Result<Vec<SeenSession>, StorageError> {
         session::seen(&*self.fs)
+    }
+
+    fn lock_collection(&self) -> Result<CollectionLock, StorageError> {
+        let failed = |err| StorageError::from_io("lock", COLLECTION_LOCK, err);
+        let file = match self.fs.open(COLLECTION_LOCK) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                self.publisher.ensure_folder(GC)?;
+                match self.fs.create_new(COLLECTION_LOCK) {
+                    // Another was faster. The file stays for good, so it is there now.
+                    Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {
+                        self.fs.open(COLLECTION_LOCK)
+                    }
+                    made => made,
+                }
+            }
+            opened => opened,
+        };
+        let file = file.map_err(failed)?;
+        match file.try_lock(LockMode::Exclusive).map_err(failed)? {
+            true => Ok(CollectionLock::new(file)),
+            false => Err(StorageError::Locked {
+                object: COLLECTION_LOCK.to_owned(),
+            }),
+        }
     }
 
     fn clear_dead_sessions(&self) -> Result<usize, StorageError> {

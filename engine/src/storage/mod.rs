@@ -19,7 +19,9 @@ mod real;
 mod session;
 pub mod sim;
 
-pub use contract::{Existing, Listed, SeenSession, Session, SharedStorage, Storage, Upload};
+pub use contract::{
+    CollectionLock, Existing, Listed, SeenSession, Session, SharedStorage, Storage, Upload,
+};
 pub use document::{replace_file, sync_file};
 pub use error::StorageError;
 pub use folder::Folder;

@@ -224,7 +224,8 @@ impl<'v> Checker<'v> {
             let (stored, plain) = (&mut self.stored, &mut self.plain);
             let decoded = stream
                 .read(stored, end)
-                .and_then(|()| reader.decode_frame(frame, stored, &mut self.decompressor, plain));
+                .and_then(|()| reader.decode_frame(frame, stored, &mut self.decompressor, plain))
+                .map(|_| ());
             match note(found, decoded)? {
                 true => self.contents(reader, frame, found),
                 false => {

@@ -12,7 +12,6 @@ mod fleet;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -22,7 +21,7 @@ use args::{DiskArg, ParentArg, Tag, disk_parser};
 
 use crate::context::Context;
 use crate::exit::{CliError, Outcome};
-use crate::output::size;
+use crate::limit::rate_limit;
 
 const EXAMPLES: &str = "\
 Without --disk the VM is a domain of libvirt, running or off: all of its disks are backed up as they
@@ -138,13 +137,6 @@ impl BackupArgs {
 
     /// Returns the bound on what is read.
     pub fn rate_limit(&self) -> Result<Option<Arc<RateLimit>>, CliError> {
-        let Some(text) = &self.limit else {
-            return Ok(None);
-        };
-        let text = text.trim_end_matches("/s");
-        let rate = size::parse(text).map_err(CliError::Usage)?;
-        let rate = NonZeroU64::new(rate)
-            .ok_or_else(|| CliError::Usage("a limit of 0 bytes a second ends never".to_owned()))?;
-        Ok(Some(Arc::new(RateLimit::new(rate))))
+        rate_limit(self.limit.as_deref())
     }
 }

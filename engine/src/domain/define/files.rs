@@ -82,7 +82,7 @@ impl Drop for Made {
 }
 
 /// Returns the folder for a domain's TPM state, where the UUID is fit to name one.
-pub(super) fn tpm_folder(uuid: &str) -> Option<PathBuf> {
+pub(in crate::domain) fn tpm_folder(uuid: &str) -> Option<PathBuf> {
     let is_plain = uuid
         .bytes()
         .all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
@@ -122,24 +122,37 @@ pub(super) fn write(
     Ok(())
 }
 
-fn restore(contents: &Contents, record: &FileRecord, out: &mut dyn Write) -> Result<()> {
+/// Writes a file of a snapshot.
+pub(in crate::domain) fn restore(
+    contents: &Contents,
+    record: &FileRecord,
+    out: &mut dyn Write,
+) -> Result<()> {
     restore_file(contents, record, out).map_err(|source| DefineError::Restore {
         name: format!("file {}", record.name),
         source,
     })
 }
 
-/// Unpacks the TPM's state. Nothing leaves the folder, whatever the archive names.
 fn unpack(contents: &Contents, record: &FileRecord, folder: &Path, made: &mut Made) -> Result<()> {
+    let is_new = fs::symlink_metadata(folder).is_err();
+    made.add(folder, is_new);
+    unpack_tpm(contents, record, folder)
+}
+
+/// Unpacks a TPM's state. Nothing leaves the folder, whatever the archive names.
+pub(in crate::domain) fn unpack_tpm(
+    contents: &Contents,
+    record: &FileRecord,
+    folder: &Path,
+) -> Result<()> {
     if record.size > TPM_LEN_MAX {
         let source = std::io::Error::other("the state is too long to be that of a TPM");
         return Err(file("unpack the TPM's state to", folder)(source));
     }
     let mut archive = Vec::new();
     restore(contents, record, &mut archive)?;
-    let is_new = fs::symlink_metadata(folder).is_err();
     fs::create_dir_all(folder).map_err(file("make the folder", folder))?;
-    made.add(folder, is_new);
     let mut archive = tar::Archive::new(archive.as_slice());
     archive.set_overwrite(true);
     archive

@@ -47,6 +47,30 @@ fn every_flipped_bit_is_detected() {
     assert!(Config::verify(&bytes, |_| [0; 32]).is_err());
 }
 
+#[test]
+fn the_grace_need_not_be_said() {
+    let text = String::from_utf8(encoded()).expect("JSON is text");
+    assert!(!text.contains("grace_seconds"), "{text}");
+    let mut set = config();
+    for seconds in [0, 3600, GRACE_SECONDS_MAX] {
+        set.grace_seconds = Some(seconds);
+        let bytes = set.encode(mac).expect("the config is valid");
+        assert_eq!(Config::decode(&bytes), Ok(set.clone()));
+    }
+    set.grace_seconds = Some(GRACE_SECONDS_MAX + 1);
+    assert!(matches!(
+        set.encode(mac),
+        Err(FormatError::OutOfRange { .. })
+    ));
+    for grace in ["-1", "\"7d\"", "1e3", "3155760001"] {
+        let member = format!("\"grace_seconds\":{grace},\"incompatible\":[]");
+        assert!(
+            decode_with("\"incompatible\":[]", &member).is_err(),
+            "{grace}"
+        );
+    }
+}
+
 fn decode_with(from: &str, to: &str) -> Result<Config, FormatError> {
     let text = String::from_utf8(encoded()).expect("JSON is text");
     assert!(text.contains(from), "{from} is not in {text}");

@@ -86,13 +86,15 @@ impl Domain {
 
     /// Returns what it is doing. One that is not there any more is off.
     pub fn state(&self) -> Result<DomainState> {
-        let raw = match self.raw() {
+        // It may go between the two questions.
+        let info = self.raw().and_then(|raw| {
+            let state = raw.state();
+            state.map_err(|error| LibvirtError::of("tell the state", &error))
+        });
+        let info = match info {
             Err(error) if error.reason == super::Reason::NoDomain => return Ok(DomainState::Off),
-            raw => raw?,
+            info => info?,
         };
-        let info = raw
-            .state()
-            .map_err(|error| LibvirtError::of("tell the state", &error))?;
         let io_error = sys::VIR_DOMAIN_PAUSED_IOERROR;
         Ok(match info.0.to_raw() {
             sys::VIR_DOMAIN_PAUSED if reason_of(&info.1) == io_error => {

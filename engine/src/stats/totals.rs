@@ -1,10 +1,12 @@
-//! What a repository holds, and what deduplication and compression gain.
+//! Sizes and counts of a whole repository.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::format::pack::PackKind;
+use crate::id::NodeId;
 use crate::pack::{PackError, read_footer};
 use crate::pool::{self, NoThread};
+use crate::recipe::NodeError;
 use crate::repository::{Contents, RepositoryError, SnapshotList};
 use crate::storage::{Area, Name, StorageError};
 
@@ -18,6 +20,17 @@ pub enum StatsError {
     /// A thread could not be started.
     #[error(transparent)]
     NoThread(#[from] NoThread),
+    /// A recipe node could not be read, which says nothing about it.
+    #[error("cannot read recipe node {node}")]
+    Node {
+        /// The node.
+        node: NodeId,
+        /// The reason.
+        source: NodeError,
+    },
+    /// Someone asked to stop.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 /// Sizes and counts of a repository. Bytes throughout.

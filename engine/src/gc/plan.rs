@@ -1,0 +1,210 @@
+//! Planning: what lives, which packs go, and what has to be moved out of them first.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::format::Unknown;
+use crate::format::plan::{PLAN_VERSION, Plan};
+use crate::id::{PackId, SnapshotId};
+use crate::repository::{Access, Contents, Repository};
+use crate::storage::Session;
+
+use super::census::Census;
+use super::choose::{Weighed, choose};
+use super::mark::{Marked, Sorters, mark};
+use super::repack::{Moved, repack};
+use super::roots::{Roots, look};
+use super::{GcError, GcEvent, GcOptions, GcReport, duplicates, wait};
+
+/// The snapshots that a plan's own collection has walked.
+pub type Covered = BTreeSet<SnapshotId>;
+
+/// A plan, written, and what its collection knows beyond it.
+pub struct Planned {
+    /// As it stands in the repository.
+    pub plan: Plan,
+    /// The snapshots that were walked.
+    pub covered: Covered,
+}
+
+/// What planning has found out.
+pub(super) struct Planning<'p, 'o> {
+    repository: &'p Arc<Repository>,
+    options: &'p GcOptions<'o>,
+    report: &'p mut GcReport,
+    contents: Contents,
+    roots: Roots,
+    census: Census,
+    marked: Marked,
+    goes: Vec<bool>,
+}
+
+impl<'p, 'o> Planning<'p, 'o> {
+    /// Lists packs, then snapshots and who reads them; marks what lives; chooses what goes.
+    pub(super) fn begin(
+        repository: &'p Arc<Repository>,
+        options: &'p GcOptions<'o>,
+        report: &'p mut GcReport,
+    ) -> Result<Self, GcError> {
+        let contents = Contents::open(repository, Access::Read(Vec::new()), "gc")?;
+        let sorters = sorters(&contents, options)?;
+        // Packs first: what is published from here on is not in the list, and does not go.
+        let mut census = Census::take(repository, options, &sorters)?;
+        let candidates = census.ids.len();
+        let roots = look(repository, options, |_| true)?;
+        let mut marked = mark(&contents, roots.kept.iter(), options, &sorters)?;
+        report.snapshots = roots.kept.len() as u64;
+        report.nodes = marked.nodes;
+        // Snapshots published meanwhile brought packs of their own.
+        census.extend(repository, options)?;
+        report.missing_chunks = census.mark(&mut marked.live)?;
+        if report.missing_chunks > 0 && !options.despite_missing {
+            return Err(GcError::Missing(report.missing_chunks));
+        }
+        let weighed = weigh(&contents, &census)?;
+        let (old, new) = weighed.split_at(candidates);
+        let mut goes = choose(old, options.max_unused, repository.config().pack_len);
+        goes.extend(new.iter().map(|_| false));
+        report.packs = census.ids.len() as u64;
+        report.stored_bytes = weighed.iter().flatten().map(|pack| pack.stored_len).sum();
+        report.dead_bytes = weighed.iter().flatten().map(|pack| pack.dead).sum();
+        report.condemned = goes.iter().filter(|goes| **goes).count() as u64;
+        report.damaged = census.unreadable().collect();
+        report.taken.clone_from(&roots.taken);
+        let moving = weighed.iter().zip(&goes).filter(|(_, goes)| **goes);
+        let moving = moving.filter_map(|(pack, _)| pack.filter(|pack| !pack.is_dead));
+        let moving: Vec<u64> = moving.map(|pack| pack.stored_len - pack.dead).collect();
+        report.repacked = moving.len() as u64;
+        report.written_bytes = moving.iter().sum();
+        Ok(Self {
+            repository,
+            options,
+            report,
+            contents,
+            roots,
+            census,
+            marked,
+            goes,
+        })
+    }
+
+    /// Fills the report with what would be done.
+    pub(super) fn survey(self) -> Result<(), GcError> {
+        let going = self.census.packs.iter().flatten().zip(&self.goes);
+        let going = going.filter(|(_, goes)| **goes);
+        self.report.deleted_packs = self.report.condemned;
+        self.report.deleted_bytes = going.map(|(pack, _)| pack.stored_len).sum();
+        Ok(())
+    }
+
+    /// Moves what lives out of the packs that go, and writes the plan. `None` where nothing goes.
+    pub(super) fn carry_out(mut self) -> Result<Option<Planned>, GcError> {
+        if self.report.condemned == 0 && self.roots.taken.is_empty() {
+            self.report.written_bytes = 0;
+            return Ok(None);
+        }
+        let session = self.repository.open_writer("gc")?;
+        self.move_out(&*session)?;
+        let condemned: Vec<PackId> = (self.census.ids.iter().zip(&self.goes))
+            .filter_map(|(id, goes)| goes.then_some(*id))
+            .collect();
+        self.report.condemned = condemned.len() as u64;
+        if condemned.is_empty() && self.roots.taken.is_empty() {
+            return Ok(None);
+        }
+        let covered: Covered = self.roots.kept.iter().map(|snapshot| snapshot.id).collect();
+        let mut plan = Plan {
+            version: PLAN_VERSION,
+            id: session.id(),
+            created: self.options.now,
+            condemned,
+            covered: covered.iter().copied().collect(),
+            taken: std::mem::take(&mut self.roots.taken),
+            waiting_for: None,
+            unknown: Unknown::new(),
+        };
+        self.repository.put_plan(session.id(), &plan)?;
+        // Only now: a writer that is not seen here will see the plan.
+        plan.waiting_for = Some(wait::writers(self.repository, &[session.id()])?);
+        self.repository.put_plan(session.id(), &plan)?;
+        Ok(Some(Planned { plan, covered }))
+    }
+
+    /// Copies what lives in the packs that go. A pack that cannot give back something that lives
+    /// stays; on a full medium all do that hold anything.
+    fn move_out(&mut self, session: &dyn Session) -> Result<(), GcError> {
+        let moving = self.report.repacked;
+        let estimate = std::mem::take(&mut self.report.written_bytes);
+        if moving == 0 {
+            return Ok(());
+        }
+        duplicates::check(
+            &self.contents,
+            &mut self.census,
+            &mut self.marked.live,
+            &self.goes,
+            self.options,
+        )?;
+        (self.options.observe)(GcEvent::Repacking {
+            packs: moving,
+            bytes: estimate,
+        });
+        match repack(
+            &self.contents,
+            session,
+            &self.census,
+            &self.goes,
+            self.options,
+        ) {
+            Ok(Moved {
+                packs,
+                stored_bytes,
+                damaged,
+            }) => {
+                self.report.written_packs = packs;
+                self.report.written_bytes = stored_bytes;
+                for pack in damaged {
+                    self.goes[pack as usize] = false;
+                    self.report.damaged.push(self.census.pack(pack).id);
+                }
+            }
+            Err(error) if error.is_no_space() => {
+                self.report.was_full = true;
+                let packs = self.census.packs.iter().flatten();
+                let alive = packs
+                    .zip(&mut self.goes)
+                    .filter(|(pack, _)| !pack.is_dead());
+                alive.for_each(|(_, goes)| *goes = false);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// Returns the sorters of a collection.
+pub(super) fn sorters(contents: &Contents, options: &GcOptions<'_>) -> Result<Sorters, GcError> {
+    let folder = match &options.temp {
+        Some(folder) => folder.clone(),
+        None => contents.temp_folder()?,
+    };
+    Ok(Sorters {
+        memory: options.memory,
+        folder,
+    })
+}
+
+fn weigh(contents: &Contents, census: &Census) -> Result<Vec<Option<Weighed>>, GcError> {
+    let weigh = |pack: &Option<super::census::Pack>| {
+        let Some(pack) = pack else {
+            return Ok(None);
+        };
+        Ok(Some(Weighed {
+            kind: pack.kind,
+            stored_len: pack.stored_len,
+            dead: pack.dead_bytes(contents)?,
+            is_dead: pack.is_dead(),
+        }))
+    };
+    census.packs.iter().map(weigh).collect()
+}
