@@ -126,6 +126,27 @@ impl Lab {
         self.path("pki")
     }
 
+    /// Kills the libvirtd, so that its sockets answer nothing. The domains go on.
+    pub fn kill_libvirtd(&self) {
+        let pid = self.libvirtd();
+        assert!(kill("-KILL", pid));
+        while Path::new(&format!("/proc/{pid}/exe")).exists() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts a libvirtd where there is none.
+    pub fn start_libvirtd(&self) {
+        self.script(&["up"]);
+    }
+
+    /// Returns the libvirtd's process.
+    pub fn libvirtd(&self) -> u32 {
+        let path = self.path("libvirt/libvirtd.pid");
+        let text = fs::read_to_string(path).expect("the libvirtd runs");
+        text.trim().parse().expect("it is a number")
+    }
+
     /// Runs virsh, which must succeed, and returns what it prints.
     #[track_caller]
     pub fn virsh(&self, args: &[&str]) -> String {
@@ -171,6 +192,13 @@ impl Drop for Lab {
     }
 }
 
+/// Sends a signal to a process, and returns whether it was there.
+pub fn kill(signal: &str, pid: u32) -> bool {
+    let mut command = Command::new("/bin/kill");
+    command.args([signal, &pid.to_string()]);
+    command.status().expect("kill can be run").success()
+}
+
 fn script(folder: &Path) -> Command {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/lab/lab.sh");
     let mut command = Command::new("bash");
@@ -201,6 +229,15 @@ impl Domain<'_> {
     /// The folder with its images, which QEMU can look into.
     pub fn folder(&self) -> PathBuf {
         self.lab.path("domains").join(&self.name)
+    }
+
+    /// Defines it anew, with its XML as `change` makes it. It must be off.
+    #[track_caller]
+    pub fn redefine(&self, change: impl FnOnce(String) -> String) {
+        let xml = change(self.virsh(&["dumpxml", "--inactive", &self.name]));
+        let path = self.folder().join("redefined.xml");
+        fs::write(&path, xml).expect("the folder is there");
+        self.virsh(&["define", text(&path)]);
     }
 
     /// Starts it; a guest's agent is waited for.

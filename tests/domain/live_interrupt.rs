@@ -11,7 +11,7 @@ use crate::world::{MIB, World};
 /// Longest wait for what has to come.
 const LONG: Duration = Duration::from_secs(60);
 
-fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_there() {
         assert!(begun.elapsed() < LONG, "{what} did not come");
@@ -19,13 +19,13 @@ fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
     }
 }
 
-fn has_job(lab: &Lab, domain: &Domain<'_>) -> bool {
+pub fn has_job(lab: &Lab, domain: &Domain<'_>) -> bool {
     // While a job begins, libvirt may say that it knows nothing of it yet.
     let job = lab.try_virsh(&["domjobinfo", domain.name()]);
     job.code == 0 && !job.out.contains("None")
 }
 
-fn scratch_files(domain: &Domain<'_>) -> usize {
+pub fn scratch_files(domain: &Domain<'_>) -> usize {
     let entries = std::fs::read_dir(domain.folder()).expect("the folder can be listed");
     let names = entries.flatten().map(|entry| entry.file_name());
     names
@@ -34,7 +34,7 @@ fn scratch_files(domain: &Domain<'_>) -> usize {
 }
 
 /// A domain with a backup and something to read since.
-fn domain<'l>(lab: &'l Lab, world: &World, name: &str) -> Domain<'l> {
+pub fn domain<'l>(lab: &'l Lab, world: &World, name: &str) -> Domain<'l> {
     let domain = lab.light(name, &[("vda", 128 * MIB)]);
     domain.write("vda", MIB, MIB, 0x11);
     backup(lab, world, &[name]);
@@ -42,24 +42,24 @@ fn domain<'l>(lab: &'l Lab, world: &World, name: &str) -> Domain<'l> {
     domain
 }
 
-fn slow(lab: &Lab, world: &World, name: &str) -> std::process::Child {
+pub fn slow(lab: &Lab, world: &World, name: &str) -> std::process::Child {
     let mut command = lab.command(world, ["backup", name, "--limit", "2MiB"]);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().expect("cairn can be run")
 }
 
-fn signal(child: &std::process::Child, signal: &str) {
+pub fn signal(child: &std::process::Child, signal: &str) {
     let status = std::process::Command::new("/bin/kill")
         .args([signal, &child.id().to_string()])
         .status();
     assert!(status.expect("kill can be run").success());
 }
 
-fn count(world: &World) -> usize {
+pub fn count(world: &World) -> usize {
     world.json(["snapshots"]).as_array().map_or(0, Vec::len)
 }
 
-fn goes_on(lab: &Lab, world: &World, domain: &Domain<'_>) {
+pub fn goes_on(lab: &Lab, world: &World, domain: &Domain<'_>) {
     assert!(domain.state().starts_with("running"), "{}", domain.state());
     let document = backup(lab, world, &[domain.name()]);
     assert_eq!(mode(&document), ("incremental", ""));

@@ -9,11 +9,15 @@ mod world;
 
 mod lab;
 
+mod fleet;
 mod harness;
+mod hooks;
 mod instant;
 mod live_backup;
+mod live_doubts;
 mod live_interrupt;
 mod offline;
+mod power;
 mod prove;
 mod remote;
 mod restore_define;

@@ -1,8 +1,11 @@
 //! Domains that are off: read from their images, and by their changes all the same.
 
+use std::os::unix::fs::FileExt;
+use std::process::Stdio;
+
 use crate::lab::Lab;
 use crate::live_backup::{backup, compare, mode};
-use crate::world::{MIB, World};
+use crate::world::{MIB, Ran, World, text};
 
 #[test]
 fn the_changes_are_followed_through_starts_and_stops() {
@@ -93,6 +96,131 @@ fn a_start_is_locked_out_or_seen() {
         assert_eq!(document["domain"]["method"], method, "{said}");
     }
     compare(&world, &domain, "vda");
+}
+
+/// Backs a domain up slowly, and runs this while its images are read.
+fn backup_while(lab: &Lab, world: &World, args: &[&str], during: impl FnOnce()) -> Ran {
+    let args = [&["backup", "--json", "--full", "--limit", "4MiB"], args].concat();
+    let mut command = lab.command(world, args);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("cairn can be run");
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    during();
+    child
+        .wait_with_output()
+        .expect("it can be waited for")
+        .into()
+}
+
+#[test]
+fn a_change_of_a_backing_file_or_a_data_file_is_seen() {
+    let (lab, world) = (Lab::shared(), World::new());
+    let domain = lab.light("beneath", &[("vda", 64 * MIB), ("vdb", 64 * MIB)]);
+    domain.destroy();
+    let (vda, vdb) = (domain.image("vda"), domain.image("vdb"));
+    let (vda, vdb) = (text(&vda), text(&vdb));
+    let folder = domain.folder();
+    let base = folder.join("base.qcow2");
+    let data = folder.join("data.raw");
+    std::fs::copy(vda, &base).expect("the image can be copied");
+    for image in [vda, vdb] {
+        std::fs::remove_file(image).expect("it is there");
+    }
+    let create = |args: &[&str]| drop(world.tool("qemu-img", &[&["create", "-q"], args].concat()));
+    create(&["-f", "qcow2", "-b", text(&base), "-F", "qcow2", vda]);
+    create(&[
+        "-f",
+        "qcow2",
+        "-o",
+        &format!("data_file={}", text(&data)),
+        vdb,
+        "64M",
+    ]);
+    world.write(text(&base), &["write -P 0x11 1M 12M"]);
+    world.write(vdb, &["write -P 0x22 0 12M"]);
+    let base_changes = || world.write(text(&base), &["write -P 0x33 2M 64k"]);
+    // Without a word to the image that names it.
+    let data_changes = || {
+        let file = std::fs::File::options().write(true).open(&data);
+        let file = file.expect("the data file is there");
+        file.write_all_at(&[0x44; 4096], 3 * MIB)
+            .expect("there is space");
+    };
+    let changes: [&dyn Fn(); 2] = [&base_changes, &data_changes];
+    for change in changes {
+        let ran = backup_while(lab, &world, &["beneath"], change);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.err.contains("its images were changed"), "{ran:?}");
+        for (target, image) in [("vda", vda), ("vdb", vdb)] {
+            let restored = world.path(target);
+            let to = text(&restored);
+            world.ok([
+                "restore", "beneath", "--disk", target, "--to", to, "--force",
+            ]);
+            world.assert_equal(("raw", to), ("qcow2", image));
+        }
+    }
+    assert_eq!(crate::live_interrupt::count(&world), 2);
+}
+
+#[test]
+fn what_cannot_be_seen_is_said() {
+    let (lab, world) = (Lab::shared(), World::new());
+    let domain = lab.light("unseen", &[("vda", 32 * MIB)]);
+    domain.write("vda", MIB, 12 * MIB, 0x11);
+    domain.destroy();
+    let image = domain.image("vda");
+    world.tool("qemu-img", &["resize", "-q", text(&image), "48M"]);
+    // A qcow2 on a block device, as on a logical volume.
+    let raw = domain.folder().join("device.img");
+    std::fs::copy(&image, &raw).expect("the image can be copied");
+    let file = std::fs::File::options().write(true).open(&raw);
+    file.and_then(|file| file.set_len(64 * MIB))
+        .expect("it can grow");
+    let device = world.tool("losetup", &["--show", "-f", text(&raw)]);
+    let device = Device(device.trim().to_owned());
+    domain.redefine(|xml| {
+        let file = format!("<source file='{}'/>", text(&image));
+        let xml = xml.replace(&file, &format!("<source dev='{}'/>", device.0));
+        xml.replace(
+            "<disk type='file' device='disk'>",
+            "<disk type='block' device='disk'>",
+        )
+    });
+    let seen = backup(lab, &world, &["unseen"]);
+    let warnings = seen["warnings"].to_string();
+    assert!(
+        warnings.contains(&device.0) && warnings.contains("--offline lock"),
+        "{seen}"
+    );
+    let locked = backup_while(lab, &world, &["unseen", "--offline", "lock"], || {
+        let started = lab.try_virsh(&["start", "unseen"]);
+        assert_ne!(started.code, 0, "{started:?}");
+    });
+    assert_eq!(locked.code, 0, "{locked:?}");
+    assert_eq!(
+        locked.document()["warnings"],
+        serde_json::json!([]),
+        "{locked:?}"
+    );
+    domain.start();
+    domain.check("vda", MIB, MIB, 0x11);
+    // What the guest had not written yet goes on from its memory only.
+    domain.virsh(&["managedsave", "unseen"]);
+    let saved = backup(lab, &world, &["unseen"]);
+    let warnings = saved["warnings"].to_string();
+    assert!(warnings.contains("memory is saved"), "{saved}");
+    domain.virsh(&["managedsave-remove", "unseen"]);
+}
+
+/// A loop device.
+struct Device(String);
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let mut command = std::process::Command::new("losetup");
+        drop(command.args(["-d", &self.0]).output());
+    }
 }
 
 #[test]

@@ -3,11 +3,13 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::lab::{Domain, Lab};
+use crate::live_interrupt::wait_for;
 use crate::snapshot;
 use crate::world::{KIB, MIB, Ran, World, text};
 
@@ -142,6 +144,40 @@ fn disks_and_ids_come_back_once_the_original_is_gone() {
     let running = restore(lab, &world, &args);
     running.refused(1, "is not off");
     assert!(back.xml().contains("define-back-vda.qcow2"));
+}
+
+#[test]
+fn a_domain_at_work_is_not_replaced() {
+    let (lab, world) = (Lab::shared(), World::new());
+    let (domain, id) = light(lab, &world, "define-busy");
+    domain.destroy();
+    let (reached, go) = (world.path("reached"), world.path("go"));
+    let hook = format!(
+        "--hook=before-job=touch {}; until [ -e {} ]; do sleep 0.05; done",
+        text(&reached),
+        text(&go)
+    );
+    let mut command = lab.command(&world, ["backup", "define-busy", &hook]);
+    command.stdout(Stdio::null());
+    let mut backup = command.spawn().expect("cairn can be run");
+    wait_for("the hook", || reached.exists());
+    let folder = lab.path("define-busy-back");
+    let args = [
+        &id,
+        "--define",
+        "define-busy",
+        "--dir",
+        text(&folder),
+        "--force",
+    ];
+    let refused = restore(lab, &world, &args);
+    refused.refused(11, "another cairn");
+    assert!(!folder.exists());
+    fs::write(&go, "").expect("a file can be written");
+    let status = backup.wait().expect("it can be waited for");
+    assert!(status.success(), "{status}");
+    let ran = restore(lab, &world, &args);
+    assert_eq!(ran.code, 0, "{ran:?}");
 }
 
 fn refused_without_force(lab: &Lab, world: &World, args: &[&str]) {

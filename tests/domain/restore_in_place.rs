@@ -285,6 +285,31 @@ fn a_crash_after_the_journal_is_finished_by_the_next_run() {
 }
 
 #[test]
+fn a_backup_of_half_a_restore_is_refused_until_it_is_finished() {
+    let (lab, world) = (Lab::shared(), World::new());
+    let (domain, id) = changed(lab, &world, "inplace-backup");
+    killed(lab, &world, &id, "commit", 1);
+    let refused = lab.cairn(&world, ["backup", "inplace-backup"]);
+    refused.refused(1, "ended midway");
+    assert!(
+        refused.err.contains("`cairn recover inplace-backup`"),
+        "{refused:?}"
+    );
+    let recovered = lab.cairn(&world, ["recover", "inplace-backup", "--json"]);
+    assert_eq!(recovered.code, 0, "{recovered:?}");
+    assert_eq!(recovered.document()["in_place"], true, "{recovered:?}");
+    let ran = lab.cairn(&world, ["backup", "inplace-backup", "--json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let then = world.json(["show", &id]);
+    assert_eq!(
+        ran.document()["disks"][0]["recipe"],
+        then["disks"][0]["recipe"]
+    );
+    domain.start();
+    check_old(&domain);
+}
+
+#[test]
 fn a_qemu_img_that_outlives_its_restore_is_waited_for() {
     let lab = Lab::shared();
     let world = World::new();

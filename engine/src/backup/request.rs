@@ -23,6 +23,8 @@ pub struct DiskRequest {
     pub record: SourceRecord,
     /// What the disk is to its hypervisor.
     pub identity: Option<DiskIdentity>,
+    /// Whether an earlier snapshot of the VM has it: decides what reading it whole is called.
+    pub is_known: bool,
     /// Why it is not read by its changes alone, where that was wanted.
     pub doubt: Option<String>,
 }
@@ -44,6 +46,7 @@ impl DiskRequest {
             changes_only: false,
             record,
             identity: None,
+            is_known: false,
             doubt: None,
         }
     }
@@ -58,8 +61,6 @@ pub struct BackupRequest {
     pub disks: Vec<DiskRequest>,
     /// The snapshot that sources with `changes_only` report changes against.
     pub parent: Option<Snapshot>,
-    /// Whether earlier snapshots of the VM exist: decides what a disk that is read whole is called.
-    pub is_known_vm: bool,
     /// Labels.
     pub tags: BTreeMap<String, String>,
     /// Documents kept with the snapshot, such as a domain's XML.

@@ -170,10 +170,7 @@ impl TakeIn<'_> {
             let (target, doubt) = (wanted.target.clone(), Doubt::Untold { reason });
             warnings.push(Warning { target, doubt });
         }
-        let mode = match (
-            &disk.parent,
-            self.request.is_known_vm || wanted.changes_only,
-        ) {
+        let mode = match (&disk.parent, wanted.is_known || wanted.changes_only) {
             (Some(_), _) => DiskMode::Incremental,
             (None, true) => DiskMode::Scan,
             (None, false) => DiskMode::Full,

@@ -13,7 +13,9 @@ pub use files::FileRights;
 use files::Made;
 pub use place::Place;
 
+use super::DomainError;
 use super::backup::{DOMAIN_XML, NVRAM, TPM};
+use super::lock::DomainLock;
 use super::rewrite::{DiskFormat, NewDisk, Rewrite, RewriteError, Rewritten};
 use crate::format::manifest::DiskRecord;
 use crate::repository::{Contents, Snapshot};
@@ -32,6 +34,9 @@ pub enum DefineError {
     /// libvirt refused, or cannot be reached.
     #[error(transparent)]
     Libvirt(#[from] LibvirtError),
+    /// The domain that is to be replaced cannot be worked on.
+    #[error(transparent)]
+    Domain(#[from] DomainError),
     /// The domain cannot be rewritten.
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
@@ -131,6 +136,8 @@ pub struct DefineOptions<'o> {
     pub rights: FileRights,
     /// Whether files are overwritten, and the domain itself where it is off.
     pub force: bool,
+    /// Where locks of domains are: one that is replaced is locked.
+    pub run_folder: PathBuf,
     /// Whether it is started.
     pub start: bool,
     /// The domain's XML, in place of the snapshot's own.
@@ -199,6 +206,7 @@ pub fn define(
     let text = options.domain_xml.or_else(own);
     let text = text.ok_or(DefineError::NoDomain)?;
     let xml = Element::parse(text, "domain").map_err(RewriteError::from)?;
+    let _lock = lock(&xml, options)?;
     check_free(connection, &xml, options)?;
     let folder = options.place.folder(connection)?;
     let mut plan = plan(snapshot, &xml, &folder, options)?;
@@ -304,6 +312,24 @@ fn has_lost_line_file(xml: &Element) -> bool {
             .parent()
             .is_none_or(|folder| !folder.exists())
     })
+}
+
+/// Locks the domain that may be replaced.
+fn lock(xml: &Element, options: &DefineOptions<'_>) -> Result<Option<DomainLock>> {
+    let uuid = xml
+        .text_at("uuid")
+        .filter(|_| options.force && !options.new_ids);
+    let Some(uuid) = uuid.filter(|uuid| is_uuid(uuid)) else {
+        return Ok(None);
+    };
+    let lock = DomainLock::take(&options.run_folder, &options.name, &uuid);
+    Ok(Some(lock?))
+}
+
+/// Returns whether a text from outside is a UUID as libvirt writes it, fit to name a file.
+fn is_uuid(text: &str) -> bool {
+    let is_part = |byte: u8| byte == b'-' || byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    text.len() == 36 && text.bytes().all(is_part)
 }
 
 /// Requires that the name and the UUID are free, or those of a domain that may be replaced.

@@ -118,14 +118,20 @@ pub enum DomainError {
         /// What stands in the way.
         reason: String,
     },
+    /// A restore in place ended midway.
+    #[error("a restore in place of domain {domain} ended midway: its disks are half set back")]
+    HalfRestored {
+        /// The domain.
+        domain: String,
+    },
     /// The domain is off, or goes off.
     #[error("domain {domain} is not running")]
     Off {
         /// The domain.
         domain: String,
     },
-    /// The domain was off, and was started while its images were read.
-    #[error("domain {domain} was started while its images were read")]
+    /// The domain was off, and was started, or somebody wrote to its images, while these were read.
+    #[error("domain {domain} was started, or its images were changed, while these were read")]
     Started {
         /// The domain.
         domain: String,

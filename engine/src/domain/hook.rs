@@ -13,7 +13,8 @@ pub enum Phase {
     BeforeFreeze,
     /// When the guest runs again.
     AfterFreeze,
-    /// While the guest is frozen, before the job begins.
+    /// While the guest is frozen, before the job begins; of a domain that is off, before its images
+    /// are read.
     BeforeJob,
     /// When the disks are read and the job has ended.
     AfterJob,

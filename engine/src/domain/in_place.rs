@@ -16,7 +16,7 @@ mod qemu;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use journal::recover;
+pub use journal::{is_unfinished, recover};
 
 use self::compare::Compared;
 use self::journal::{Journal, JournalDisk, Names};

@@ -18,7 +18,7 @@ pub use error::SourceError;
 pub use file::ReadAt;
 pub use limit::{Limited, RateLimit};
 pub use nbd::NbdSource;
-pub use open::{format_of, open, open_with};
+pub use open::{format_of, named_files, open, open_with};
 pub use spec::{Format, Location, SourceSpec, SpecError};
 
 use crate::extent::Extent;

@@ -1,7 +1,7 @@
 //! Opens any source from its spec.
 
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::nbd::NbdSource;
 use super::qcow2::{Qcow2Options, Qcow2Source};
@@ -66,6 +66,22 @@ fn open_file(spec: &SourceSpec, path: &Path) -> Result<Box<dyn Source>, SourceEr
 pub fn format_of(spec: &SourceSpec) -> Option<Format> {
     spec.format
         .or_else(|| format_by_name(spec.location.file()?))
+}
+
+/// Returns the files that are read beside the image of a spec: the backing and data files that it,
+/// and they in turn, name.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn named_files(spec: &SourceSpec) -> Result<Vec<PathBuf>, SourceError> {
+    match (spec.location.file(), format_of(spec)) {
+        (Some(path), Some(Format::Qcow2)) => {
+            let source = Qcow2Source::open(path, &options(spec))?;
+            Ok(source.named_files().to_vec())
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 fn boxed(source: impl Source + 'static) -> Box<dyn Source> {

@@ -32,11 +32,18 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     let repository = session::open(context)?;
     let snapshots = Snapshots::read(context, &repository)?;
     let parent = args.find_parent(&snapshots)?;
-    let is_known_vm = snapshots.live().any(|snapshot| snapshot.manifest.vm == vm);
+    let of_vm = snapshots.live();
+    let of_vm: Vec<&Snapshot> = of_vm
+        .filter(|snapshot| snapshot.manifest.vm == vm)
+        .collect();
     let cancel = context.cancel()?;
     let mut disks = Vec::with_capacity(specs.len());
     for (target, spec) in specs {
+        let is_known = of_vm
+            .iter()
+            .any(|snapshot| snapshot.disk(&target).is_some());
         let mut disk = open_disk(context, &cancel, target, spec, parent)?;
+        disk.is_known = is_known;
         if let Some(limit) = &limit {
             let (limit, cancel) = (Arc::clone(limit), cancel.clone());
             disk.source = Box::new(Limited::new(disk.source, limit, cancel));
@@ -47,7 +54,6 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
         vm,
         disks,
         parent: parent.cloned(),
-        is_known_vm,
         tags,
         ..BackupRequest::default()
     };

@@ -14,42 +14,29 @@ use crate::context::Context;
 use crate::exit::Outcome;
 use crate::libvirt;
 use crate::output::backup::{BackupReport, DomainReport};
+use crate::output::progress::Meter;
 use crate::session::{self, Snapshots};
 
 /// What the backups of one command share.
 pub(super) struct Shared<'s> {
-    pub(super) args: &'s BackupArgs,
+    args: &'s BackupArgs,
     pub(super) context: &'s Context,
-    pub(super) repository: &'s Arc<Repository>,
+    repository: Arc<Repository>,
     /// Those that are not forgotten, oldest first.
-    pub(super) snapshots: Vec<Snapshot>,
-    pub(super) limit: Option<Arc<RateLimit>>,
-    pub(super) progress: &'s Progress,
-    pub(super) cancel: &'s Cancel,
+    snapshots: Vec<Snapshot>,
+    limit: Option<Arc<RateLimit>>,
+    progress: Arc<Progress>,
+    pub(super) cancel: Cancel,
     /// Threads for each domain.
-    pub(super) threads: usize,
+    threads: usize,
 }
 
 /// Runs the command.
 pub fn run(args: &BackupArgs, name: &str, context: &Context) -> Result<Outcome> {
-    let limit = args.rate_limit()?;
-    args.tags()?;
+    check(args)?;
     let domain = args.domain.connect.domain(name)?;
-    let repository = session::open(context)?;
-    let snapshots = Snapshots::read(context, &repository)?;
-    let cancel = context.cancel()?;
-    let progress = Arc::new(Progress::default());
-    let meter = context.meter("backup", &progress);
-    let shared = Shared {
-        args,
-        context,
-        repository: &repository,
-        snapshots: snapshots.live().cloned().collect(),
-        limit,
-        progress: &progress,
-        cancel: &cancel,
-        threads: context.threads().get(),
-    };
+    let shared = Shared::open(args, context, 1)?;
+    let meter = shared.meter();
     let done = shared.back_up(&domain, &|text| context.warn(text));
     drop(meter);
     let done = done?;
@@ -60,7 +47,35 @@ pub fn run(args: &BackupArgs, name: &str, context: &Context) -> Result<Outcome> 
     }
 }
 
-impl Shared<'_> {
+/// Refuses arguments that make no sense, before anything is looked at.
+pub(super) fn check(args: &BackupArgs) -> Result<()> {
+    args.rate_limit()?;
+    args.tags()?;
+    Ok(args.domain.check()?)
+}
+
+impl<'s> Shared<'s> {
+    /// Opens the repository, for so many domains at once.
+    pub(super) fn open(args: &'s BackupArgs, context: &'s Context, jobs: usize) -> Result<Self> {
+        let repository = session::open(context)?;
+        let snapshots = Snapshots::read(context, &repository)?;
+        Ok(Self {
+            args,
+            context,
+            snapshots: snapshots.live().cloned().collect(),
+            limit: args.rate_limit()?,
+            progress: Arc::new(Progress::default()),
+            cancel: context.cancel()?,
+            threads: (context.threads().get() / jobs).max(1),
+            repository,
+        })
+    }
+
+    /// Shows how far the backups are until the meter is dropped.
+    pub(super) fn meter(&self) -> Meter {
+        self.context.meter("backup", &self.progress)
+    }
+
     /// Backs up one domain.
     pub(super) fn back_up(
         &self,
@@ -84,11 +99,16 @@ impl Shared<'_> {
             hooks: args.hooks.clone(),
             tags: self.args.tags()?,
             threads: self.threads,
-            progress: self.progress,
-            cancel: self.cancel,
+            progress: &self.progress,
+            cancel: &self.cancel,
             say,
         };
-        Ok(back_up(self.repository, &self.snapshots, domain, &options)?)
+        Ok(back_up(
+            &self.repository,
+            &self.snapshots,
+            domain,
+            &options,
+        )?)
     }
 
     /// Says what was done, and how it ended.

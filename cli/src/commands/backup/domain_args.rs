@@ -142,6 +142,18 @@ impl DomainArgs {
         }
     }
 
+    /// Refuses what cannot be had together.
+    pub fn check(&self) -> Result<(), CliError> {
+        let refused = |text: &str| Err(CliError::Usage(text.to_owned()));
+        match (self.memory, self.freeze) {
+            (true, FreezeArg::None | FreezeArg::Agent | FreezeArg::Suspend) => refused(
+                "--memory saves a guest that runs: it would be held still for ever when it comes \
+                 back, so --freeze does not go with it",
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// Returns how disks are held at one moment.
     pub fn way(&self) -> Way {
         match (self.memory, self.mode) {

@@ -1,42 +1,26 @@
 //! The backup of many domains: one that fails does not stop the others.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Result;
-use cairn_engine::progress::Progress;
 use cairn_engine::source::libvirt::Domain;
 use globset::{Glob, GlobSetBuilder};
 
 use super::BackupArgs;
-use super::domain::Shared;
+use super::domain::{Shared, check};
 use crate::context::Context;
 use crate::exit::{self, CliError, Outcome};
 use crate::output::domain::{FleetBackup, FleetReport};
-use crate::session::{self, Snapshots};
 
 /// Runs the command.
 pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
-    let limit = args.rate_limit()?;
-    args.tags()?;
+    check(args)?;
     let domains = choose(args)?;
-    let repository = session::open(context)?;
-    let snapshots = Snapshots::read(context, &repository)?;
-    let cancel = context.cancel()?;
-    let progress = Arc::new(Progress::default());
-    let meter = context.meter("backup", &progress);
     let jobs = args.domain.jobs.get().min(domains.len());
-    let shared = Shared {
-        args,
-        context,
-        repository: &repository,
-        snapshots: snapshots.live().cloned().collect(),
-        limit,
-        progress: &progress,
-        cancel: &cancel,
-        threads: (context.threads().get() / jobs).max(1),
-    };
+    let shared = Shared::open(args, context, jobs)?;
+    let meter = shared.meter();
     let next = AtomicUsize::new(0);
     let backups = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -67,7 +51,7 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     };
     context.print(&report)?;
     Ok(match (report.done, has_problems) {
-        _ if cancel.is_cancelled() => Outcome::Interrupted,
+        _ if shared.cancel.is_cancelled() => Outcome::Interrupted,
         (0, true) => Outcome::Failed,
         (_, true) => Outcome::Problems,
         (_, false) => Outcome::Done,

@@ -29,7 +29,7 @@ were at one moment, read by their changes where it is proven what these are. Hoo
 before-backup, before-freeze, before-job (the guest is frozen), after-freeze (it runs again),
 after-job and after-backup, by /bin/sh, with CAIRN_PHASE, CAIRN_DOMAIN, CAIRN_DOMAIN_UUID,
 CAIRN_REPOSITORY_ID and, after the backup, CAIRN_STATUS (done or failed) and CAIRN_SNAPSHOT. One
-that fails ends the backup; after it, it is a warning.
+that fails ends the backup; after it, it is a warning. A domain that is off has no freeze ones.
 
 SOURCE is a path or an NBD URI, with options after commas:
   format=raw|qcow2    the image's format, where its extension does not tell

@@ -56,3 +56,16 @@ fn parents_and_tags_are_read() {
     assert!(twice.tags().is_err());
     assert!(parse(&["w", "--disk", "a=b", "--tag", "=b"]).is_err());
 }
+
+#[cfg(feature = "libvirt")]
+#[test]
+fn memory_is_not_saved_of_a_guest_that_is_held_still() {
+    let check = |line: &[&str]| parse(line).expect("the line is valid").domain.check();
+    assert!(check(&["web1", "--memory"]).is_ok());
+    assert!(check(&["web1", "--memory", "--freeze", "auto"]).is_ok());
+    assert!(check(&["web1", "--freeze", "suspend"]).is_ok());
+    for freeze in ["none", "agent", "suspend"] {
+        let refused = check(&["web1", "--memory", "--freeze", freeze]);
+        assert!(matches!(refused, Err(CliError::Usage(_))), "{freeze}");
+    }
+}

@@ -8,17 +8,15 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use cairn_engine::format::manifest::DiskRecord;
-use cairn_engine::progress::Progress;
-use cairn_engine::repository::{Access, Contents, Repository, Snapshot};
-use cairn_engine::restore::{RestoreOptions, restore_disk};
+use cairn_engine::repository::{Repository, Snapshot};
+use cairn_engine::restore::restore_disk;
 use cairn_engine::target::{self, Abandoned, TargetFormat, TargetOptions};
 
 use crate::context::Context;
 use crate::exit::{CliError, Outcome};
 use crate::output::restore::{RestoreReport, RestoredDisk};
-use crate::session;
 
-use super::ImageFormat;
+use super::{ImageFormat, Work};
 
 /// The snapshot's document, beside the disks that are restored to a folder.
 const MANIFEST_FILE: &str = "manifest.json";
@@ -59,8 +57,7 @@ pub fn run(
     context: &Context,
 ) -> Result<Outcome> {
     let plan = args.plan(snapshot)?;
-    let access = Access::Read(vec![snapshot.id]);
-    let contents = session::contents(context, repository, access, "restore")?;
+    let work = Work::begin(repository, snapshot, context)?;
     if args.is_folder() {
         std::fs::create_dir_all(args.to)
             .with_context(|| format!("cannot make folder {}", args.to.display()))?;
@@ -72,24 +69,16 @@ pub fn run(
             return Err(CliError::Usage(text).into());
         }
     }
-    let cancel = context.cancel()?;
-    let progress = Arc::new(Progress::default());
-    let meter = context.meter("restore", &progress);
-    let options = RestoreOptions {
-        threads: context.threads().get(),
-        progress: &progress,
-        cancel: &cancel,
-    };
     let mut report = RestoreReport {
         snapshot: snapshot.id,
         disks: Vec::new(),
     };
     for (disk, path) in plan {
-        let restored = args.restore(&contents, disk, &path, &options, context);
+        let restored = args.restore(&work, disk, &path, context);
         let restored = restored.with_context(|| format!("cannot restore disk {}", disk.target))?;
         report.disks.push(restored);
     }
-    drop(meter);
+    drop(work.meter);
     if args.is_folder() {
         write_metadata(snapshot, args.to, args.force)?;
     }
@@ -138,10 +127,9 @@ impl DisksArgs<'_> {
 
     fn restore(
         &self,
-        contents: &Contents,
+        work: &Work,
         disk: &DiskRecord,
         path: &Path,
-        options: &RestoreOptions<'_>,
         context: &Context,
     ) -> Result<RestoredDisk> {
         let format = match self.image_format() {
@@ -154,7 +142,7 @@ impl DisksArgs<'_> {
             overwrite: self.force,
         };
         let target = target::create(path, &target_options)?;
-        let written = match restore_disk(contents, disk, &*target, options) {
+        let written = match restore_disk(&work.contents, disk, &*target, &work.options()) {
             Ok(written) => written,
             Err(error) => {
                 if let Abandoned::IncompleteDevice(path) = target.abandon() {

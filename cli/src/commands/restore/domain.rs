@@ -6,18 +6,16 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use cairn_engine::domain::define::{DefineOptions, Defined, FileRights, Place, define};
 use cairn_engine::domain::rewrite::DiskFormat;
-use cairn_engine::progress::{Cancel, Progress};
-use cairn_engine::repository::{Access, Contents, Repository, Snapshot};
-use cairn_engine::restore::RestoreOptions;
+use cairn_engine::repository::{Contents, Repository, Snapshot};
 use cairn_engine::source::libvirt::Connection;
 
-use super::{ImageFormat, RestoreArgs, users};
+use super::{ImageFormat, RestoreArgs, Work, users};
 use crate::context::Context;
 use crate::exit::{CliError, Outcome};
 use crate::instant::{Begin, Places, begin};
+use crate::libvirt::ConnectArgs;
 use crate::output::restore::{DomainReport, RestoredDisk};
 use crate::output::size;
-use crate::session;
 
 /// What concerns domains.
 #[derive(Debug, clap::Args)]
@@ -35,9 +33,8 @@ pub struct DomainArgs {
     #[arg(long, group = "where", conflicts_with = "disk")]
     pub memory: bool,
 
-    /// libvirt daemon [default: what LIBVIRT_DEFAULT_URI or libvirt's settings name]
-    #[arg(long, value_name = "URI", conflicts_with = "to")]
-    pub connect: Option<String>,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
 
     /// Folder for the disks [default: that of libvirt's pool `default`]
     #[arg(long, value_name = "DIR", conflicts_with_all = ["to", "in_place"])]
@@ -101,8 +98,7 @@ pub struct DomainArgs {
 impl DomainArgs {
     /// Connects to the daemon.
     pub fn connection(&self) -> Result<Connection> {
-        let connection = Connection::open(self.connect.as_deref());
-        connection.context("cannot reach libvirt")
+        self.connect.open().context("cannot reach libvirt")
     }
 
     fn pull_limit(&self) -> Result<u64> {
@@ -147,14 +143,10 @@ pub fn run(
     let pull_limit = domain.pull_limit()?;
     let domain_xml = domain.domain_xml.as_deref().map(read_xml).transpose()?;
     let connection = domain.connection()?;
-    let access = Access::Read(vec![snapshot.id]);
-    let contents = session::contents(context, repository, access, "restore")?;
-    let cancel = context.cancel()?;
-    let progress = Arc::new(Progress::default());
-    let meter = context.meter("restore", &progress);
+    let work = Work::begin(repository, snapshot, context)?;
     let options = DefineOptions {
         domain_xml: domain_xml.as_deref(),
-        ..options(args, context, &progress, &cancel)?
+        ..options(args, &work)?
     };
     let defined = match domain.instant {
         true => {
@@ -166,21 +158,16 @@ pub fn run(
                 pull_limit,
                 places: &domain.places,
             };
-            at_once(&how, &contents, &options, context)
+            at_once(&how, &work.contents, &options, context)
         }
-        false => define(&contents, snapshot, &connection, &options).map_err(Into::into),
+        false => define(&work.contents, snapshot, &connection, &options).map_err(Into::into),
     };
-    drop(meter);
+    drop(work.meter);
     report(snapshot, defined?, context)
 }
 
 /// Returns how a domain is to be defined.
-pub(super) fn options<'o>(
-    args: &RestoreArgs,
-    context: &Context,
-    progress: &'o Progress,
-    cancel: &'o Cancel,
-) -> Result<DefineOptions<'o>> {
+pub(super) fn options<'o>(args: &RestoreArgs, work: &'o Work) -> Result<DefineOptions<'o>> {
     let domain = &args.domain;
     Ok(DefineOptions {
         name: domain.define.clone().unwrap_or_default(),
@@ -195,14 +182,11 @@ pub(super) fn options<'o>(
         keep_foreign_disks: domain.keep_foreign_disks,
         rights: domain.rights()?,
         force: args.force,
+        run_folder: domain.connect.run_folder()?,
         start: domain.start,
         domain_xml: None,
         maker: None,
-        restore: RestoreOptions {
-            threads: context.threads().get(),
-            progress,
-            cancel,
-        },
+        restore: work.options(),
     })
 }
 

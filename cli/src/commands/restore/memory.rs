@@ -4,13 +4,11 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use cairn_engine::domain::{define::DefineOptions, memory};
-use cairn_engine::progress::Progress;
-use cairn_engine::repository::{Access, Repository, Snapshot};
+use cairn_engine::repository::{Repository, Snapshot};
 
-use super::{RestoreArgs, domain};
+use super::{RestoreArgs, Work, domain};
 use crate::context::Context;
 use crate::exit::Outcome;
-use crate::session;
 
 /// Restores a snapshot's domain and its memory.
 pub fn run(
@@ -20,16 +18,12 @@ pub fn run(
     context: &Context,
 ) -> Result<Outcome> {
     let connection = args.domain.connection()?;
-    let access = Access::Read(vec![snapshot.id]);
-    let contents = session::contents(context, repository, access, "restore")?;
-    let cancel = context.cancel()?;
-    let progress = Arc::new(Progress::default());
-    let meter = context.meter("restore", &progress);
+    let work = Work::begin(repository, snapshot, context)?;
     let options = DefineOptions {
         name: snapshot.manifest.vm.clone(),
-        ..domain::options(args, context, &progress, &cancel)?
+        ..domain::options(args, &work)?
     };
-    let restored = memory::restore(&contents, snapshot, &connection, &options);
-    drop(meter);
+    let restored = memory::restore(&work.contents, snapshot, &connection, &options);
+    drop(work.meter);
     domain::report(snapshot, restored?, context)
 }

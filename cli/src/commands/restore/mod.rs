@@ -9,11 +9,14 @@ mod in_place;
 mod memory;
 #[cfg(feature = "libvirt")]
 mod users;
+mod work;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
+
+use work::Work;
 
 use crate::context::Context;
 use crate::exit::Outcome;
@@ -53,6 +56,7 @@ pub struct RestoreArgs {
 
     /// Where to restore to
     #[arg(long, value_name = "PATH", group = "where")]
+    #[cfg_attr(feature = "libvirt", arg(conflicts_with = "connect"))]
     pub to: Option<PathBuf>,
 
     /// Format of the files [default: what the extension tells, else raw; qcow2 with --define]
@@ -139,6 +143,7 @@ mod tests {
             "--to a --in-place",
             "--define b --in-place",
             "--to a --new-ids",
+            "--to a --connect qemu:///system",
             "--in-place --start",
             "--memory --start",
             "--memory --new-ids",

@@ -5,7 +5,7 @@
 //! `qemu-img`, and libvirt is told of the checkpoint afterwards.
 
 use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -17,9 +17,10 @@ use super::plan::{Parent, Plan, PlannedDisk};
 use super::pull;
 use super::scratch::Scratch;
 use super::view::{Hold, Run, View};
-use super::watch::{Trouble, Watch};
+use super::watch::{Look, Trouble, Watch};
 use crate::backup::DiskRequest;
 use crate::domain::DomainError;
+use crate::domain::hook::{self, Phase};
 use crate::domain::run_folder::{RunFolder, RunRecord};
 use crate::format::Unknown;
 use crate::format::domain::{Consistency, LeftOut, Method};
@@ -80,6 +81,7 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         });
     }
     leave_out_others(plan)?;
+    hook::run(&run.options.hooks, Phase::BeforeJob, run.told)?;
     let name = run.name.to_string();
     let record = record(run, plan);
     let folder = RunFolder::make(run.run_folder(), run.name.drawn(), None, record)?;
@@ -90,6 +92,7 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         watch: None,
         images: Vec::new(),
         seen: Vec::new(),
+        devices: Vec::new(),
         locks: Vec::new(),
         ended: false,
     };
@@ -116,7 +119,8 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
     if run.options.offline == Offline::Lock {
         hold.lock(plan)?;
     }
-    hold.look(plan)?;
+    hold.look(run, plan)?;
+    warnings.extend(hold.doubts(run)?);
     let disks = plan.disks.iter().map(|planned| request(run, planned));
     let disks = disks.collect::<Result<Vec<_>, _>>()?;
     if run.domain.state()?.has_process() {
@@ -156,11 +160,11 @@ fn record(run: &Run<'_>, plan: &Plan) -> RunRecord {
 
 fn watch(run: &Run<'_>) -> Result<Watch, DomainError> {
     // A start that the lock refuses looks like one for a moment.
-    let look: fn(&Domain) -> Option<Trouble> = match run.options.offline {
+    let look: Look = match run.options.offline {
         Offline::Lock => |_| None,
         Offline::Detect => runs,
     };
-    let watch = Watch::start_with(
+    let watch = Watch::start(
         look,
         run.domain.clone(),
         Scratch::none(),
@@ -240,19 +244,24 @@ fn spec(disk: &DomainDisk, bitmap: Option<&str>) -> Option<SourceSpec> {
     })
 }
 
-fn request(run: &Run<'_>, planned: &PlannedDisk) -> Result<DiskRequest, DomainError> {
-    let failed = |source| match source {
-        SourceError::InUse { .. } => started(run.domain),
+/// Returns a closure that says which disk cannot be opened.
+fn failed(run: &Run<'_>, planned: &PlannedDisk) -> impl Fn(SourceError) -> DomainError {
+    let (domain, target) = (run.domain.clone(), planned.disk.target.clone());
+    move |source| match source {
+        SourceError::InUse { .. } => started(&domain),
         source => DomainError::Source {
-            target: planned.disk.target.clone(),
+            target: target.clone(),
             source,
         },
-    };
+    }
+}
+
+fn request(run: &Run<'_>, planned: &PlannedDisk) -> Result<DiskRequest, DomainError> {
     let since = pull::since(run, planned);
     let spec = spec(&planned.disk, since.as_deref()).ok_or_else(|| DomainError::GivenUp {
         reason: format!("disk {} cannot be named", planned.disk.target),
     })?;
-    let source = source::open(&spec).map_err(failed)?;
+    let source = source::open(&spec).map_err(failed(run, planned))?;
     Ok(pull::disk_request(run, planned, source, since))
 }
 
@@ -333,17 +342,68 @@ struct OfflineHold {
     images: Vec<PathBuf>,
     /// What all files were when the reading began.
     seen: Vec<(PathBuf, (u64, u64, i64, i64))>,
+    /// Those of them that are block devices.
+    devices: Vec<PathBuf>,
     locks: Vec<ImageLock>,
     ended: bool,
 }
 
 impl OfflineHold {
-    fn look(&mut self, plan: &Plan) -> Result<(), DomainError> {
-        for image in plan.disks.iter().filter_map(|planned| path(&planned.disk)) {
-            let found = fs::metadata(image).map_err(DomainError::file("look at", image))?;
-            self.seen.push((image.to_owned(), facts(&found)));
+    /// Looks at the images, and at all files that they name.
+    fn look(&mut self, run: &Run<'_>, plan: &Plan) -> Result<(), DomainError> {
+        for planned in &plan.disks {
+            let Some(image) = path(&planned.disk) else {
+                continue;
+            };
+            self.look_at(image)?;
+            // After the image itself: what it names from now on is what is read.
+            let spec = spec(&planned.disk, None);
+            let named = spec.map(|spec| source::named_files(&spec).map_err(failed(run, planned)));
+            for file in named.transpose()?.unwrap_or_default() {
+                self.look_at(&file)?;
+            }
         }
         Ok(())
+    }
+
+    fn look_at(&mut self, file: &Path) -> Result<(), DomainError> {
+        let found = fs::metadata(file).map_err(DomainError::file("look at", file))?;
+        if found.file_type().is_block_device() {
+            self.devices.push(file.to_owned());
+        }
+        self.seen.push((file.to_owned(), facts(&found)));
+        Ok(())
+    }
+
+    /// Returns what the user should know of what is about to be read.
+    fn doubts(&self, run: &Run<'_>) -> Result<Vec<String>, DomainError> {
+        let is_free = run.options.offline == Offline::Detect;
+        let mut doubts: Vec<String> = self
+            .undetectable()
+            .filter(|_| is_free)
+            .into_iter()
+            .collect();
+        if run.domain.has_saved_memory()? {
+            doubts.push(
+                "the domain's memory is saved, and is not in the snapshot: its disks are as after \
+                 a power cut"
+                    .to_owned(),
+            );
+        }
+        Ok(doubts)
+    }
+
+    /// Says which files do not show that they were written to.
+    fn undetectable(&self) -> Option<String> {
+        let devices = self.devices.iter();
+        let devices: Vec<String> = devices.map(|path| path.display().to_string()).collect();
+        (!devices.is_empty()).then(|| {
+            format!(
+                "nothing tells whether somebody writes to {} meanwhile, but for the domain's own \
+                 state: --offline lock keeps it from starting",
+                devices.join(", ")
+            )
+        })
     }
 
     /// Takes locks that QEMU respects, and looks that nobody writes yet.
@@ -406,7 +466,7 @@ impl OfflineHold {
 impl Hold for OfflineHold {
     fn check(&self) -> Result<(), String> {
         match self.was_started() {
-            true => Err("the domain was started while it was read".to_owned()),
+            true => Err(started(&self.domain).to_string()),
             false => Ok(()),
         }
     }

@@ -12,7 +12,7 @@ use super::plan::{Plan, PlannedDisk};
 use super::remote::{Bridge, server_socket};
 use super::scratch::{Place, Scratch};
 use super::view::{Hold, Run, View};
-use super::watch::{Trouble, Watch, look};
+use super::watch::{Look, Trouble, Watch, go_on_after_io_error, look, look_at_paused};
 use crate::backup::DiskRequest;
 use crate::domain::DomainError;
 use crate::domain::run_folder::{RemoteRecord, RunFolder, RunRecord};
@@ -71,7 +71,10 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
     let server = server(run, &folder, there.as_deref())?;
     let begun = at_one_moment(run, &mut folder, || begin(run, plan, &scratch, &server));
     // Whatever becomes of it, from here on the job is ended by its hold.
+    let was_paused = run.state == DomainState::PausedByIoError;
+    let look = if was_paused { look_at_paused } else { look };
     let watch = Watch::start(
+        look,
         run.domain.clone(),
         scratch.clone(),
         run.options.cancel.clone(),
@@ -84,6 +87,8 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         bridge,
         scratch,
         watch: watch.ok(),
+        look,
+        was_paused,
         ended: false,
     });
     let moment = begun?;
@@ -94,7 +99,7 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
     let disks = plan
         .disks
         .iter()
-        .map(|planned| request(run, planned, &hold.folder));
+        .map(|planned| request(run, planned, &hold));
     let disks = disks.collect::<Result<Vec<_>, _>>();
     // A bridge that broke explains what a disk does not.
     let disks = disks.map_err(|error| hold.stopped_by().unwrap_or(error))?;
@@ -240,16 +245,22 @@ fn begin(
 }
 
 fn job(run: &Run<'_>, plan: &Plan, scratch: &Scratch, server: &BackupServer) -> BackupJob {
-    let disks = plan.disks.iter().map(|planned| BackupDisk {
-        target: planned.disk.target.clone(),
-        incremental: since(run, planned),
-        scratch: scratch.file(&planned.disk.target),
-        has_bitmap: planned.can_have_bitmap(),
-    });
+    let disks = plan.disks.iter();
+    let disks = disks.map(|planned| disk(run, planned, scratch));
     BackupJob {
         server: server.clone(),
         disks: disks.collect(),
         left_out: plan.others(),
+    }
+}
+
+/// Returns what the job does with one disk.
+fn disk(run: &Run<'_>, planned: &PlannedDisk, scratch: &Scratch) -> BackupDisk {
+    BackupDisk {
+        target: planned.disk.target.clone(),
+        incremental: since(run, planned),
+        scratch: scratch.file(&planned.disk.target),
+        has_bitmap: planned.can_have_bitmap(),
     }
 }
 
@@ -283,14 +294,12 @@ pub(super) fn checkpoint(run: &Run<'_>, plan: &Plan) -> Option<String> {
 fn request(
     run: &Run<'_>,
     planned: &PlannedDisk,
-    folder: &RunFolder,
+    hold: &PullHold,
 ) -> Result<DiskRequest, DomainError> {
     let target = &planned.disk.target;
-    let since = since(run, planned);
-    let context = since
-        .as_ref()
-        .map(|_| format!("qemu:dirty-bitmap:backup-{target}"));
-    let text = export(run, target, folder);
+    let disk = disk(run, planned, &hold.scratch);
+    let context = disk.dirty_context();
+    let text = export(run, target, &hold.folder);
     let failed = |source| DomainError::Source {
         target: target.clone(),
         source,
@@ -304,7 +313,7 @@ fn request(
     };
     let source = NbdSource::open_with(&uri, context.as_deref(), &waiting).map_err(failed)?;
     let source: Box<dyn Source> = Box::new(source);
-    Ok(disk_request(run, planned, source, since))
+    Ok(disk_request(run, planned, source, disk.incremental))
 }
 
 /// Asks for one disk to be read, no faster than the user wants it.
@@ -331,6 +340,7 @@ pub(super) fn disk_request(
             unknown: Unknown::new(),
         },
         identity: Some(identity),
+        is_known: planned.is_known,
         doubt: planned.doubt.clone().filter(|_| planned.is_known),
     }
 }
@@ -354,6 +364,9 @@ struct PullHold {
     bridge: Option<Bridge>,
     scratch: Scratch,
     watch: Option<Watch>,
+    look: Look,
+    /// By an I/O error, before there was a job.
+    was_paused: bool,
     ended: bool,
 }
 
@@ -372,9 +385,8 @@ impl PullHold {
             self.folder.keep();
             faults.push(format!("the backup job could not be ended: {error}"));
         }
-        if self.domain.state().ok() == Some(DomainState::PausedByIoError) {
-            let resumed = self.domain.resume();
-            faults.extend(resumed.err().map(|error| error.to_string()));
+        if !self.was_paused {
+            faults.extend(go_on_after_io_error(&self.domain));
         }
         if !published && let Err(error) = self.domain.checkpoint_delete(&self.checkpoint) {
             faults.push(error.to_string());
@@ -437,7 +449,7 @@ pub(in crate::domain) fn end_job(domain: &Domain, mark: &str) -> Result<(), Libv
 
 impl Hold for PullHold {
     fn check(&self) -> Result<(), String> {
-        match look(&self.domain) {
+        match (self.look)(&self.domain) {
             Some(Trouble::Off) => Err("the domain stopped while it was read".to_owned()),
             Some(Trouble::Other(reason)) => Err(reason),
             None => Ok(()),
@@ -450,7 +462,7 @@ impl Hold for PullHold {
             let reason = self.scratch.shortage()?;
             Some(DomainError::GivenUp { reason })
         };
-        let off = || match look(&self.domain) {
+        let off = || match (self.look)(&self.domain) {
             Some(Trouble::Off) => Some(DomainError::Off {
                 domain: self.domain.name().to_owned(),
             }),

@@ -16,7 +16,7 @@ use crate::backup::{self as engine, BackupDone, BackupError, BackupOptions, Back
 use crate::domain::checkpoint::{CheckpointName, delete_others};
 use crate::domain::hook::{self, HookEnvironment, Phase};
 use crate::domain::lock::DomainLock;
-use crate::domain::{DomainError, recover};
+use crate::domain::{DomainError, in_place, recover};
 use crate::format::Unknown;
 use crate::format::domain::{DomainRecord, LeftOut};
 use crate::progress::Cancel;
@@ -50,6 +50,11 @@ pub fn back_up(
     refuse_transport(&transport, options)?;
     let _lock = DomainLock::take(&options.run_folder, domain.name(), domain.uuid())?;
     recover::recover(domain, &options.run_folder, options.say)?;
+    if transport == Transport::Local && in_place::is_unfinished(domain)? {
+        return Err(DomainError::HalfRestored {
+            domain: domain.name().to_owned(),
+        });
+    }
     refuse_foreign_job(domain)?;
     let mut told = HookEnvironment::default();
     told.set("CAIRN_DOMAIN", domain.name());
@@ -70,7 +75,9 @@ pub fn back_up(
     let mut done = attempt.run();
     let again = match &done {
         Err(DomainError::Off { .. }) => Some("the domain stopped: its images are read now"),
-        Err(DomainError::Started { .. }) => Some("the domain was started: it is read as it runs"),
+        Err(DomainError::Started { .. }) => {
+            Some("the domain was started, or its images were changed: it is read again")
+        }
         _ => None,
     };
     if let Some(words) = again.filter(|_| !options.cancel.is_cancelled()) {
@@ -244,7 +251,8 @@ impl Attempt<'_> {
     fn is_known_disk(&self, target: &str) -> bool {
         let mut of_domain = self.snapshots.iter().filter(|snapshot| {
             let record = snapshot.manifest.domain.as_ref();
-            record.is_some_and(|record| record.uuid == self.domain.uuid())
+            snapshot.manifest.vm == self.domain.name()
+                || record.is_some_and(|record| record.uuid == self.domain.uuid())
         });
         of_domain.any(|snapshot| snapshot.disk(target).is_some())
     }
@@ -413,12 +421,10 @@ impl Attempt<'_> {
             unknown: Unknown::new(),
         };
         let parent = run.parent.filter(|parent| parent.is_proven());
-        let is_of_vm = |snapshot: &Snapshot| snapshot.manifest.vm == self.domain.name();
         Ok(BackupRequest {
             vm: self.domain.name().to_owned(),
             disks: taken.disks,
             parent: parent.map(|parent| parent.snapshot.clone()),
-            is_known_vm: self.snapshots.iter().any(is_of_vm),
             tags: self.options.tags.clone(),
             metadata,
             files: taken.files,

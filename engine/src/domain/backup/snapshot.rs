@@ -18,7 +18,7 @@ use super::pull::{checkpoint, created, since};
 use super::run::DOMAIN_XML;
 use super::scratch::{self, Scratch, ScratchKind};
 use super::view::{Hold, Run, View};
-use super::watch::{Trouble, Watch};
+use super::watch::{Trouble, Watch, go_on_after_io_error, look_for_pause};
 use crate::backup::DiskRequest;
 use crate::domain::DomainError;
 use crate::domain::freeze::Freeze;
@@ -77,11 +77,16 @@ fn open_as(run: &Run<'_>, plan: &mut Plan, kind: SnapshotKind) -> Result<View, D
         overlays,
         made,
         watch: None,
+        was_paused: run.state == DomainState::PausedByIoError,
         ended: false,
     });
     let moment = begun?;
-    let watch = Watch::start_with(
-        look,
+    let watch = Watch::start(
+        if hold.was_paused {
+            look_at_paused
+        } else {
+            look
+        },
         run.domain.clone(),
         scratch,
         run.options.cancel.clone(),
@@ -313,6 +318,7 @@ fn request(
             unknown: Unknown::new(),
         },
         identity: Some(identity),
+        is_known: planned.is_known,
         doubt: planned.doubt.clone().filter(|_| planned.is_known),
     })
 }
@@ -341,19 +347,18 @@ fn image(
     })
 }
 
-/// Looks at the domain once. One that stops does no harm: what is read stands still all the same.
+/// Looks at the domain once, and calls a pause by an I/O error trouble.
 fn look(domain: &Domain) -> Option<Trouble> {
-    match domain.state() {
-        Ok(DomainState::PausedByIoError) => {
-            let text = "the domain was paused by an I/O error while it was read";
-            Some(Trouble::Other(text.to_owned()))
-        }
-        Err(error) if error.is_disconnected() => {
-            drop(domain.connection().revive());
-            None
-        }
-        _ => None,
+    look_for_pause(domain).or_else(|| look_at_paused(domain))
+}
+
+/// Keeps the connection alive. A domain that stops does no harm: what is read stands still all the
+/// same.
+fn look_at_paused(domain: &Domain) -> Option<Trouble> {
+    if domain.state().is_err_and(|error| error.is_disconnected()) {
+        drop(domain.connection().revive());
     }
+    None
 }
 
 /// Overlays that the guest writes to.
@@ -365,6 +370,8 @@ struct SnapshotHold {
     overlays: Vec<Overlay>,
     made: Made,
     watch: Option<Watch>,
+    /// By an I/O error, before there was a snapshot.
+    was_paused: bool,
     ended: bool,
 }
 
@@ -392,9 +399,8 @@ impl SnapshotHold {
         if let Some(memory) = &self.memory {
             drop(std::fs::remove_file(memory));
         }
-        if self.domain.state().ok() == Some(DomainState::PausedByIoError) {
-            let resumed = self.domain.resume();
-            faults.extend(resumed.err().map(|error| error.to_string()));
+        if !self.was_paused {
+            faults.extend(go_on_after_io_error(&self.domain));
         }
         if !published
             && self.made.checkpoint

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{RecvTimeoutError, Sender, after, bounded};
 
 use super::scratch::Scratch;
 use crate::domain::DomainError;
@@ -16,6 +16,11 @@ const TICK: Duration = Duration::from_millis(100);
 /// Ticks between two looks at the domain: together a second.
 const LOOK_TICKS: u32 = 10;
 
+/// How long to wait before a domain goes on that was paused by I/O errors. QEMU tells of the second
+/// one a second later, and libvirt, which hears of it when the guest runs again, would take it for
+/// paused from then on and could not be talked out of that.
+const PAUSE_SETTLES: Duration = Duration::from_millis(1500);
+
 /// Why a job is worthless.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
@@ -24,6 +29,9 @@ pub(super) enum Trouble {
     /// Something else, in words.
     Other(String),
 }
+
+/// Looks at a domain once.
+pub(super) type Look = fn(&Domain) -> Option<Trouble>;
 
 /// A thread that watches; ends when dropped.
 pub(super) struct Watch {
@@ -36,17 +44,7 @@ pub(super) struct Watch {
 impl Watch {
     /// Begins to watch. `user` asks to stop; `stop` is set then, and when there is trouble.
     pub(super) fn start(
-        domain: Domain,
-        scratch: Scratch,
-        user: Cancel,
-        stop: Cancel,
-    ) -> std::io::Result<Self> {
-        Self::start_with(look, domain, scratch, user, stop)
-    }
-
-    /// Begins to watch, and looks at the domain in a way of the caller's.
-    pub(super) fn start_with(
-        look: fn(&Domain) -> Option<Trouble>,
+        look: Look,
         domain: Domain,
         scratch: Scratch,
         user: Cancel,
@@ -112,14 +110,34 @@ impl Drop for Watch {
     }
 }
 
-/// Looks at the domain once. A daemon that cannot be reached tells nothing: the disks are read from
-/// QEMU, and go on being read.
+/// Lets a domain go on that is paused by an I/O error: it was not when its job began, and what
+/// caused it is gone with the job. Returns what went wrong with that.
+pub(super) fn go_on_after_io_error(domain: &Domain) -> Option<String> {
+    if domain.state().ok() != Some(DomainState::PausedByIoError) {
+        return None;
+    }
+    let _now = after(PAUSE_SETTLES).recv();
+    domain.resume().err().map(|error| error.to_string())
+}
+
+/// Looks at the domain once, and calls a pause by an I/O error trouble.
 pub(super) fn look(domain: &Domain) -> Option<Trouble> {
+    look_for_pause(domain).or_else(|| look_at_paused(domain))
+}
+
+/// Returns the trouble of a domain that is paused by an I/O error.
+pub(super) fn look_for_pause(domain: &Domain) -> Option<Trouble> {
+    let is_paused = domain.state().ok() == Some(DomainState::PausedByIoError);
+    is_paused.then(|| {
+        let text = "the domain was paused by an I/O error while it was read";
+        Trouble::Other(text.to_owned())
+    })
+}
+
+/// Looks at the domain once; it may be paused. A daemon that cannot be reached tells nothing: the
+/// disks are read from QEMU, and go on being read.
+pub(super) fn look_at_paused(domain: &Domain) -> Option<Trouble> {
     match domain.state() {
-        Ok(DomainState::PausedByIoError) => {
-            let text = "the domain was paused by an I/O error while it was read";
-            Some(Trouble::Other(text.to_owned()))
-        }
         Ok(state) if !state.has_process() => Some(Trouble::Off),
         Ok(_) => match domain.backup_xml() {
             Ok(None) => Some(Trouble::Other(

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::qemu::{self, Info};
 use super::{InPlaceError, Result, Work, check_off, describe, lock};
+use crate::domain::DomainError;
 use crate::limits::SMALL_DOCUMENT_LEN_MAX;
 use crate::source::libvirt::xml::DiskSource;
 use crate::source::libvirt::{Domain, ImageLock};
@@ -198,18 +199,10 @@ fn forget_checkpoints(domain: &Domain) -> Result<()> {
 /// Also where the domain runs and there is a journal, which only happens if someone gave the disks
 /// their names back by hand.
 pub fn recover(domain: &Domain, say: &(dyn Fn(&str) + Sync)) -> Result<bool> {
-    let description = describe(domain)?;
-    let files = description
-        .disks
-        .iter()
-        .filter_map(|disk| match &disk.source {
-            DiskSource::File(path) => Names::of(path),
-            _ => None,
-        });
-    let disks: Vec<Names> = files.collect();
+    let disks = disks(domain)?;
     let mut was_begun = false;
     for names in &disks {
-        let Some(journal) = read(&names.journal)?.filter(|of| of.uuid == domain.uuid()) else {
+        let Some(journal) = journal(names, domain)? else {
             continue;
         };
         say(&format!(
@@ -228,6 +221,43 @@ pub fn recover(domain: &Domain, say: &(dyn Fn(&str) + Sync)) -> Result<bool> {
     }
     disks.iter().try_for_each(Names::clean)?;
     Ok(was_begun)
+}
+
+/// Returns whether a restore in place ended midway, so that the disks are half the domain's, half
+/// the snapshot's.
+///
+/// # Errors
+///
+/// As for [`recover`].
+pub fn is_unfinished(domain: &Domain) -> std::result::Result<bool, DomainError> {
+    let is_there = |names: &Names| Ok::<_, InPlaceError>(journal(names, domain)?.is_some());
+    let found = disks(domain).and_then(|disks| {
+        let found = disks.iter().map(is_there);
+        found.collect::<Result<Vec<bool>>>()
+    });
+    match found {
+        Ok(found) => Ok(found.contains(&true)),
+        Err(InPlaceError::Domain(error)) => Err(error),
+        Err(InPlaceError::Libvirt(error)) => Err(error.into()),
+        Err(error) => Err(DomainError::GivenUp {
+            reason: format!("it cannot be told whether its disks are half restored: {error}"),
+        }),
+    }
+}
+
+fn disks(domain: &Domain) -> Result<Vec<Names>> {
+    let description = describe(domain)?;
+    let files = description.disks.iter();
+    let files = files.filter_map(|disk| match &disk.source {
+        DiskSource::File(path) => Names::of(path),
+        _ => None,
+    });
+    Ok(files.collect())
+}
+
+/// Returns the domain's journal beside a disk.
+fn journal(names: &Names, domain: &Domain) -> Result<Option<Journal>> {
+    Ok(read(&names.journal)?.filter(|journal| journal.uuid == domain.uuid()))
 }
 
 /// Locks a disk under the name that it has now. A `qemu-img` of a dead run holds the old lock.

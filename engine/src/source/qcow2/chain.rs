@@ -40,6 +40,8 @@ pub(super) enum Missing {
 pub(super) struct Chain {
     layers: Vec<Layer>,
     missing: Missing,
+    /// Where the files lie that its images name.
+    named_files: Vec<PathBuf>,
 }
 
 /// Opens what images name, as far as that is allowed.
@@ -48,6 +50,7 @@ struct Opener<'a> {
     access: Access,
     shared: Arc<Shared>,
     seen: Vec<Identity>,
+    named_files: Vec<PathBuf>,
 }
 
 impl Chain {
@@ -64,13 +67,13 @@ impl Chain {
             access: access(options),
             shared: Arc::default(),
             seen: identity.into_iter().collect(),
+            named_files: Vec::new(),
         };
         let (first, header) = opener.image(path, file, 0)?;
         let mut layers = vec![Layer::Qcow2(first)];
         if options.delta {
             // Whatever it names is not looked at: it is often long gone.
-            let missing = Missing::Unchanged;
-            return Ok((Chain { layers, missing }, header));
+            return Ok((opener.chain(layers, Missing::Unchanged), header));
         }
         let mut next = opener.backing(path, &header)?;
         while let Some((path, format)) = next.take() {
@@ -90,8 +93,12 @@ impl Chain {
             };
             layers.push(layer);
         }
-        let missing = Missing::Zero;
-        Ok((Chain { layers, missing }, header))
+        Ok((opener.chain(layers, Missing::Zero), header))
+    }
+
+    /// Returns the backing and data files that are read beside the first image.
+    pub fn named_files(&self) -> &[PathBuf] {
+        &self.named_files
     }
 
     /// Returns the first image.
@@ -131,6 +138,14 @@ pub(super) fn access(options: &Qcow2Options) -> Access {
 }
 
 impl Opener<'_> {
+    fn chain(self, layers: Vec<Layer>, missing: Missing) -> Chain {
+        Chain {
+            layers,
+            missing,
+            named_files: self.named_files,
+        }
+    }
+
     fn file(&mut self, path: &Path) -> Result<DiskFile, SourceError> {
         let file = DiskFile::open(path, self.access)?;
         if self.seen.contains(&file.identity()) {
@@ -139,6 +154,7 @@ impl Opener<'_> {
             });
         }
         self.seen.push(file.identity());
+        self.named_files.push(path.to_path_buf());
         Ok(file)
     }
 

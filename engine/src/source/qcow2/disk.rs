@@ -1,7 +1,7 @@
 //! The disk in an image: the image's chain, seen through a bitmap where one is asked for.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::bitmaps::DirtyBitmap;
@@ -76,6 +76,11 @@ impl Qcow2Source {
             .map(|name| DirtyBitmap::open(chain.top(), &header, name))
             .transpose()?;
         Ok(Qcow2Source { chain, bitmap })
+    }
+
+    /// Returns the backing and data files that are read beside the image.
+    pub fn named_files(&self) -> &[PathBuf] {
+        self.chain.named_files()
     }
 
     /// Lists `range` by the bitmap: what is dirty is as the chain has it.
