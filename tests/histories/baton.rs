@@ -1,5 +1,5 @@
-//! Whose turn it is: of many processes one runs at a time, and each call of the disk may pass the turn
-//! on. What a seed decides once, it decides the same way again.
+//! Whose turn it is: of many processes one runs at a time, and each call of the disk may pass the
+//! turn on. What a seed decides once, it decides the same way again.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 

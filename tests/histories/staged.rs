@@ -1,5 +1,5 @@
-//! A disk at whose every call other processes may come in between, the process may be killed, or the
-//! power cut.
+//! A disk at whose every call other processes may come in between, the process may be killed, or
+//! the power cut.
 
 use std::io;
 use std::sync::Arc;

@@ -13,8 +13,8 @@ use crate::spill::Sorter;
 use super::census::{Census, Spot};
 use super::{GcError, GcOptions};
 
-/// Checks, for every live id of which a condemned pack holds a copy that will not be moved, that the
-/// copy which stays is whole. Where it is not, the others are moved instead of dropped.
+/// Checks, for every live id of which a condemned pack holds a copy that will not be moved, that
+/// the copy which stays is whole. Where it is not, the others are moved instead of dropped.
 pub(super) fn check(
     contents: &Contents,
     census: &mut Census,

@@ -183,7 +183,7 @@ impl Index {
             (load @ Load::Stale(..), true) if !self.options.compacts => (load.usable(), false),
             (load @ Load::Stale(..), true) => {
                 drop(load);
-                // Thrown away only when the new one is ready to be written: others use it till then.
+                // Thrown away only when the new one is ready to be written: others use it.
                 self.damaged.store(true, Ordering::Relaxed);
                 (None, false)
             }
