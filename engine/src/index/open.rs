@@ -180,12 +180,11 @@ impl Index {
             (load @ (Load::Missing | Load::Unavailable), _) | (load, false) => {
                 (load.usable(), false)
             }
-            (load @ Load::Stale(..), true) if !self.options.compacts => (load.usable(), false),
             (load @ Load::Stale(..), true) => {
                 drop(load);
                 // Thrown away only when the new one is ready to be written: others use it.
                 self.damaged.store(true, Ordering::Relaxed);
-                (None, false)
+                (None, true)
             }
             (load @ Load::Unusable, true) => {
                 drop(load);
@@ -211,7 +210,9 @@ impl Index {
             .and_then(|db| Ok((db.meta()?, db.taken_in()?, db)));
         match opened {
             Ok((meta, known, db)) if self.is_ours(meta.as_deref()) => {
-                match is_stale(&known, present) {
+                // Entries that stand in the way of others cost answers; many of no use, only room.
+                let is_shadowed = Packs::new(present, &known).is_shadowed();
+                match is_shadowed || self.options.compacts && is_mostly_stale(&known, present) {
                     true => Load::Stale(db, known),
                     false => Load::Sound(db, known),
                 }
@@ -279,10 +280,7 @@ impl Load {
     }
 }
 
-fn is_stale(known: &[TakenIn], present: &[PackId]) -> bool {
-    if Packs::new(present, known).is_shadowed() {
-        return true;
-    }
+fn is_mostly_stale(known: &[TakenIn], present: &[PackId]) -> bool {
     let present: HashSet<_> = present.iter().collect();
     let (mut all, mut gone) = (0_u64, 0_u64);
     for record in known {
