@@ -79,7 +79,10 @@ impl Coverage {
             (Some(since), 0) => writeln!(out, "all of it was read since {since}"),
             (Some(since), never) => {
                 let never = share(never, self.bytes);
-                writeln!(out, "{never} % has not been read yet, the rest since {since}")
+                writeln!(
+                    out,
+                    "{never} % has not been read yet, the rest since {since}"
+                )
             }
         }
     }

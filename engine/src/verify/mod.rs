@@ -14,6 +14,7 @@ mod nodes;
 mod packs;
 mod readings;
 mod report;
+mod run;
 mod stored;
 mod stream;
 mod trees;
@@ -23,19 +24,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::id::{PackId, SnapshotId};
+use crate::id::SnapshotId;
 use crate::pool::NoThread;
 use crate::progress::{Cancel, Progress};
 use crate::repository::{Contents, RepositoryError, Snapshot, SnapshotList};
-use crate::storage::{Area, Name};
 
-use packs::Part;
 use readings::Depth;
-use report::Findings;
 pub use report::{Fault, FaultKind, Hurt, VerifyReport};
+use run::Verification;
 pub use stored::{StoredOptions, verify_stored};
-use turn::Turn;
 pub use turn::Coverage;
+use turn::Turn;
 
 /// A verify that could not be carried out. Damage is no such failure: it is in the report.
 #[derive(Debug, thiserror::Error)]
@@ -107,101 +106,4 @@ pub fn verify(
     report.snapshots = verification.snapshots.len() as u64;
     report.coverage = coverage;
     Ok(report)
-}
-
-/// A verify at work.
-struct Verification<'v> {
-    contents: &'v Contents,
-    list: &'v SnapshotList,
-    snapshots: Vec<&'v Snapshot>,
-    options: &'v VerifyOptions<'v>,
-    turn: &'v Turn,
-}
-
-impl Verification<'_> {
-    fn run(&self, packs: &mut Vec<PackId>) -> Result<Findings, VerifyError> {
-        let (contents, options) = (self.contents, self.options);
-        let mut findings = Findings::default();
-        *packs = match options.snapshots {
-            Some(_) => trees::packs(contents, &self.snapshots, options.cancel, &mut findings)?,
-            None => contents.packs().to_vec(),
-        };
-        self.turn.order(packs);
-        documents(contents, self.list, options, &mut findings)?;
-        match self.turn.half() {
-            None => {
-                let found = packs::check(contents, packs, Part::Everything, options, self.turn)?;
-                found.add(contents, &mut findings);
-                trees::check(contents, &self.snapshots, options, None, &mut findings)?;
-            }
-            Some(_) => findings = self.in_time(packs, findings)?,
-        }
-        if findings.hurts_any() {
-            hurt::attribute(contents, &self.snapshots, options.cancel, &mut findings)?;
-        }
-        Ok(findings)
-    }
-
-    /// Looks at all but data first: it takes little, and finds what is missing. Data is read in what
-    /// is left of the time. Where it is damaged, finding whom that hurts takes what it takes.
-    fn in_time(&self, packs: &[PackId], mut early: Findings) -> Result<Findings, VerifyError> {
-        let (contents, options, turn) = (self.contents, self.options, self.turn);
-        let mut found = packs::check(contents, packs, Part::Footers, options, turn)?;
-        found.add(contents, &mut early);
-        let is_whole = found.len() == packs.len()
-            && trees::check(contents, &self.snapshots, options, turn.half(), &mut early)?;
-        let was_damaged = found.has_faults();
-
-        let readable: Vec<PackId> = packs
-            .iter()
-            .copied()
-            .filter(|pack| !found.is_lost(*pack))
-            .collect();
-        let data = packs::check(contents, &readable, Part::Data, options, turn)?;
-        if !data.has_faults() && (is_whole || !was_damaged) {
-            data.count(&mut early.report);
-            early.report.is_cut = !is_whole;
-            return Ok(early);
-        }
-        let mut findings = Findings::default();
-        documents(contents, self.list, options, &mut findings)?;
-        found.extend(data);
-        found.add(contents, &mut findings);
-        trees::check(contents, &self.snapshots, options, None, &mut findings)?;
-        findings.report.is_cut = found.len() < packs.len();
-        Ok(findings)
-    }
-}
-
-/// Checks manifests, notes and key slots against their names, and decodes them. Of other snapshots
-/// than those named, nothing is.
-fn documents(
-    contents: &Contents,
-    list: &SnapshotList,
-    options: &VerifyOptions<'_>,
-    findings: &mut Findings,
-) -> Result<(), VerifyError> {
-    let is_wanted = |id| {
-        let named = options.snapshots.as_ref();
-        named.is_none_or(|named| named.contains(&id))
-    };
-    for unreadable in list.unreadable.iter().filter(|it| is_wanted(it.id)) {
-        findings.document(Name::Snapshot(unreadable.id), &unreadable.error);
-    }
-    let repository = contents.repository();
-    let notes = repository.storage().list(Area::Notes);
-    for listed in notes.map_err(RepositoryError::from)? {
-        let Name::Note(snapshot, id) = listed.name else {
-            continue;
-        };
-        if is_wanted(snapshot)
-            && let Err(error) = repository.note(snapshot, id)
-        {
-            findings.document(listed.name, &error);
-        }
-    }
-    for (id, error) in repository.damaged_key_slots()? {
-        findings.document(Name::Key(id), &error);
-    }
-    Ok(())
 }

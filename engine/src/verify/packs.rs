@@ -91,9 +91,11 @@ impl Found {
         }
     }
 
-    /// Adds what was read to what was counted before.
+    /// Counts what was looked at, all of it anew.
     pub(super) fn count(&self, report: &mut VerifyReport) {
-        for found in self.0.values() {
+        (report.packs, report.checked_bytes, report.checked_contents) = (0, 0, 0);
+        for found in self.0.values().filter(|found| !found.is_gone) {
+            report.packs += 1;
             report.checked_bytes += found.checked_bytes;
             report.checked_contents += found.checked_contents;
         }
@@ -166,11 +168,7 @@ fn is_sampled(options: &VerifyOptions<'_>) -> bool {
 }
 
 /// Adds one fault for all that is wrong with the index.
-fn add_index(
-    contents: &Contents,
-    found: &BTreeMap<PackId, PackFindings>,
-    findings: &mut Findings,
-) {
+fn add_index(contents: &Contents, found: &BTreeMap<PackId, PackFindings>, findings: &mut Findings) {
     let lacks: usize = found.values().map(|pack| pack.unindexed).sum();
     let misplaced: usize = found.values().map(|pack| pack.misplaced).sum();
     if lacks + misplaced == 0 {

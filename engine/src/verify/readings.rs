@@ -80,9 +80,7 @@ impl Readings {
             None => *self.times.get(&key)?,
         };
         let seconds = times.at(self.depth);
-        Timestamp::from_second(seconds)
-            .ok()
-            .filter(|_| seconds > 0)
+        Timestamp::from_second(seconds).ok().filter(|_| seconds > 0)
     }
 
     /// Notes that a pack was read to its end and is whole. What was decoded was read as stored, too.
@@ -208,7 +206,10 @@ mod tests {
         let (plain, stored) = (load(Depth::Plain, 120), load(Depth::Stored, 120));
         assert_eq!(plain.last(pack(1)), Some(at(100)));
         assert_eq!(stored.last(pack(1)), Some(at(110)));
-        assert_eq!((plain.last(pack(2)), stored.last(pack(2))), (None, Some(at(110))));
+        assert_eq!(
+            (plain.last(pack(2)), stored.last(pack(2))),
+            (None, Some(at(110)))
+        );
         assert_eq!((plain.last(pack(3)), stored.last(pack(3))), (None, None));
         // It is not in the repository any more.
         assert_eq!(stored.last(pack(4)), None);

@@ -56,6 +56,14 @@ struct State {
     read_bytes: u64,
 }
 
+impl State {
+    /// Notes damage. Damaged packs come first each time, and must not take the others' turn.
+    fn damaged(&mut self, pack: PackId) {
+        self.readings.damaged(pack);
+        self.has_begun = false;
+    }
+}
+
 impl Turn {
     /// Begins a verify at `now` that has `max_duration` of time.
     pub(super) fn begin(
@@ -113,7 +121,7 @@ impl Turn {
     pub(super) fn order(&self, packs: &mut [PackId]) {
         let mut seed = [0; 32];
         // Without random numbers it is one order among others.
-        drop(getrandom::fill(&mut seed));
+        let _ = getrandom::fill(&mut seed);
         let state = self.state();
         packs.sort_by_cached_key(|pack| {
             let random = blake3::keyed_hash(&seed, pack.as_bytes());
@@ -127,8 +135,8 @@ impl Turn {
         self.started.checked_add(half)
     }
 
-    /// Returns whether another pack's data may be read. One may always: the next verify goes on
-    /// after it, so that everything has its turn however short the time is.
+    /// Returns whether another pack's data may be read. One that is whole may always: the next
+    /// verify goes on after it, so that everything has its turn however short the time is.
     pub(super) fn take(&self) -> bool {
         let is_over = self
             .max_duration
@@ -147,7 +155,7 @@ impl Turn {
         state.read_bytes += self.len(pack);
         match is_whole {
             true => state.readings.whole(pack, now),
-            false => state.readings.damaged(pack),
+            false => state.damaged(pack),
         }
         if state.stored.elapsed() >= STORED_EVERY {
             // Tried again at the end, and told of then.
@@ -158,7 +166,7 @@ impl Turn {
 
     /// Notes that a pack is damaged that could not be read to its end.
     pub(super) fn damaged(&self, pack: PackId) {
-        self.state().readings.damaged(pack);
+        self.state().damaged(pack);
     }
 
     /// Writes down what was read, and returns how much of `packs` was.
