@@ -133,14 +133,18 @@ pub(super) fn check(
         let mut checker = Checker::new(contents, options);
         let found = &found;
         move |(pack, with_data)| {
-            let may = match part {
-                Part::Everything => true,
-                Part::Footers => until.is_none_or(|until| Instant::now() < until),
-                Part::Data => with_data && turn.take(),
+            let _leave = match part {
+                Part::Everything => None,
+                Part::Footers if until.is_some_and(|until| Instant::now() >= until) => {
+                    return Ok(());
+                }
+                Part::Footers => None,
+                Part::Data if !with_data => return Ok(()),
+                Part::Data => match turn.take() {
+                    None => return Ok(()),
+                    leave => leave,
+                },
             };
-            if !may {
-                return Ok(());
-            }
             let result = checker.pack(pack, with_data)?;
             match result.is_read {
                 true => turn.read(pack, result.is_whole()),

@@ -87,9 +87,9 @@ fn check(
         let found = &found;
         let mut buf = Vec::new();
         move |pack| {
-            if !turn.take() {
+            let Some(_leave) = turn.take() else {
                 return Ok(());
-            }
+            };
             let mut stream = Stream::new(storage, pack, options.progress);
             let damage = match read(&mut stream, turn.len(pack), &mut buf, options.cancel)? {
                 Ok(()) if stream.has_name(pack) => None,

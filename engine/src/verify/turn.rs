@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -46,21 +46,27 @@ pub(super) struct Turn {
     started: Instant,
     max_duration: Option<Duration>,
     state: Mutex<State>,
+    /// Told when a pack was read.
+    left: Condvar,
 }
 
 struct State {
     readings: Readings,
     stored: Instant,
-    has_begun: bool,
+    /// Packs that are being read by those who asked for leave.
+    at_work: usize,
+    has_read_whole: bool,
     read_packs: u64,
     read_bytes: u64,
 }
 
-impl State {
-    /// Notes damage. Damaged packs come first each time, and must not take the others' turn.
-    fn damaged(&mut self, pack: PackId) {
-        self.readings.damaged(pack);
-        self.has_begun = false;
+/// That one more pack is being read.
+pub(super) struct Leave<'t>(&'t Turn);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.state().at_work -= 1;
+        self.0.left.notify_all();
     }
 }
 
@@ -89,10 +95,12 @@ impl Turn {
             state: Mutex::new(State {
                 readings: Readings::load(file, depth, now),
                 stored: started,
-                has_begun: false,
+                at_work: 0,
+                has_read_whole: false,
                 read_packs: 0,
                 read_bytes: 0,
             }),
+            left: Condvar::new(),
         })
     }
 
@@ -135,16 +143,26 @@ impl Turn {
         self.started.checked_add(half)
     }
 
-    /// Returns whether another pack's data may be read. One that is whole may always: the next
-    /// verify goes on after it, so that everything has its turn however short the time is.
-    pub(super) fn take(&self) -> bool {
-        let is_over = self
-            .max_duration
-            .is_some_and(|most| self.started.elapsed() >= most);
+    /// Returns leave to read another pack's data, kept while it is read, or `None` when the time is
+    /// over. One whole pack may always be read: the next verify goes on after it, so that everything
+    /// has its turn however short the time is. Damaged packs come first each time, and must not take
+    /// the others' turn: so whoever comes late waits for what others find.
+    pub(super) fn take(&self) -> Option<Leave<'_>> {
+        let is_over = || {
+            self.max_duration
+                .is_some_and(|most| self.started.elapsed() >= most)
+        };
         let mut state = self.state();
-        let may = !is_over || !state.has_begun;
-        state.has_begun |= may;
-        may
+        while is_over() && state.at_work > 0 && !state.has_read_whole {
+            let waited = self.left.wait(state);
+            state = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        if is_over() && state.has_read_whole {
+            return None;
+        }
+        state.at_work += 1;
+        drop(state);
+        Some(Leave(self))
     }
 
     /// Notes that a pack was read to its end, and whether it is whole.
@@ -152,10 +170,11 @@ impl Turn {
         let now = self.now();
         let mut state = self.state();
         state.read_packs += 1;
+        state.has_read_whole |= is_whole;
         state.read_bytes += self.len(pack);
         match is_whole {
             true => state.readings.whole(pack, now),
-            false => state.damaged(pack),
+            false => state.readings.damaged(pack),
         }
         if state.stored.elapsed() >= STORED_EVERY {
             // Tried again at the end, and told of then.
@@ -166,7 +185,7 @@ impl Turn {
 
     /// Notes that a pack is damaged that could not be read to its end.
     pub(super) fn damaged(&self, pack: PackId) {
-        self.state().damaged(pack);
+        self.state().readings.damaged(pack);
     }
 
     /// Writes down what was read, and returns how much of `packs` was.
