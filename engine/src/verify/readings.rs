@@ -35,7 +35,8 @@ pub(super) enum Depth {
     Plain,
 }
 
-/// When one pack was read last, in seconds since 1970; 0 for never.
+/// When one pack was read last and found whole, in seconds since 1970; 0 for never. Where both are
+/// 0, the pack is damaged: packs that were just never read are not remembered at all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Times {
     stored: i64,
@@ -43,6 +44,11 @@ struct Times {
 }
 
 impl Times {
+    const DAMAGED: Self = Self {
+        stored: 0,
+        plain: 0,
+    };
+
     fn at(self, depth: Depth) -> i64 {
         match depth {
             Depth::Stored => self.stored,
@@ -56,8 +62,8 @@ pub(super) struct Readings {
     file: PathBuf,
     depth: Depth,
     times: HashMap<Key, Times>,
-    /// What was learned since: `None` for a pack that was found damaged.
-    learned: HashMap<Key, Option<Times>>,
+    /// What was learned since.
+    learned: HashMap<Key, Times>,
 }
 
 impl Readings {
@@ -72,15 +78,21 @@ impl Readings {
         }
     }
 
+    fn times(&self, pack: PackId) -> Option<Times> {
+        let key = key(pack);
+        let times = self.learned.get(&key).or_else(|| self.times.get(&key));
+        times.copied()
+    }
+
     /// Returns when a pack was last read as deeply as it is now, and found whole.
     pub(super) fn last(&self, pack: PackId) -> Option<Timestamp> {
-        let key = key(pack);
-        let times = match self.learned.get(&key) {
-            Some(learned) => (*learned)?,
-            None => *self.times.get(&key)?,
-        };
-        let seconds = times.at(self.depth);
+        let seconds = self.times(pack)?.at(self.depth);
         Timestamp::from_second(seconds).ok().filter(|_| seconds > 0)
+    }
+
+    /// Returns whether a pack was found damaged when it was read last.
+    pub(super) fn is_damaged(&self, pack: PackId) -> bool {
+        self.times(pack) == Some(Times::DAMAGED)
     }
 
     /// Notes that a pack was read to its end and is whole. What was decoded was read as stored, too.
@@ -91,12 +103,12 @@ impl Readings {
             Depth::Stored => self.times.get(&key(pack)).map_or(0, |times| times.plain),
         };
         let times = Times { stored: now, plain };
-        self.learned.insert(key(pack), Some(times));
+        self.learned.insert(key(pack), times);
     }
 
     /// Notes that a pack is damaged: it comes first until it is whole again.
     pub(super) fn damaged(&mut self, pack: PackId) {
-        self.learned.insert(key(pack), None);
+        self.learned.insert(key(pack), Times::DAMAGED);
     }
 
     /// Writes down what was learned, besides what others wrote meanwhile. Packs that are not among
@@ -108,12 +120,14 @@ impl Readings {
         let packs: HashSet<Key> = packs.iter().map(|pack| key(*pack)).collect();
         let mut times = read(&self.file, now);
         for (key, learned) in &self.learned {
-            let known = times.remove(key).unwrap_or_default();
-            if let Some(learned) = learned {
-                let stored = learned.stored.max(known.stored);
-                let plain = learned.plain.max(known.plain);
-                times.insert(*key, Times { stored, plain });
-            }
+            let known = times.entry(*key).or_default();
+            *known = match *learned {
+                Times::DAMAGED => Times::DAMAGED,
+                Times { stored, plain } => Times {
+                    stored: stored.max(known.stored),
+                    plain: plain.max(known.plain),
+                },
+            };
         }
         times.retain(|key, _| packs.contains(key));
         if let Some(folder) = self.file.parent() {
@@ -171,8 +185,12 @@ fn decode(bytes: &[u8], now: i64) -> Option<HashMap<Key, Times>> {
             let time = i64::from_le_bytes(*bytes);
             if (1..=now).contains(&time) { time } else { 0 }
         };
+        let is_damaged = *stored == [0; 8] && *plain == [0; 8];
         let (stored, plain) = (past(stored), past(plain));
-        times.insert(*key, Times { stored, plain });
+        let read = Times { stored, plain };
+        if is_damaged || read != Times::DAMAGED {
+            times.insert(*key, read);
+        }
     }
     Some(times)
 }
@@ -220,9 +238,13 @@ mod tests {
         damaged.store(&packs, at(130)).expect("there is space");
         assert_eq!(load(Depth::Stored, 130).last(pack(2)), None);
         assert_eq!(load(Depth::Stored, 130).last(pack(1)), Some(at(110)));
+        let of_all = packs.map(|pack| load(Depth::Plain, 130).is_damaged(pack));
+        assert_eq!(of_all, [false, true, false]);
         // The clock was set back.
         assert_eq!(load(Depth::Stored, 105).last(pack(1)), None);
         assert_eq!(load(Depth::Plain, 105).last(pack(1)), Some(at(100)));
+        assert_eq!(load(Depth::Plain, 50).last(pack(1)), None);
+        assert!(!load(Depth::Plain, 50).is_damaged(pack(1)));
     }
 
     #[test]

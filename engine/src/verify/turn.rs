@@ -1,6 +1,5 @@
 //! Whose turn it is: packs in the order in which they are read, for as long as there is time.
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
@@ -124,8 +123,8 @@ impl Turn {
         self.lens.get(&pack).copied().unwrap_or(0)
     }
 
-    /// Puts the packs that were never read first, then those that were not for longest. Equals
-    /// come in random order, so that runs that are cut short do not read the same ones for ever.
+    /// Puts the packs that were found damaged first, then those that were never read, then those
+    /// that were not read for longest. Equals come in random order.
     pub(super) fn order(&self, packs: &mut [PackId]) {
         let mut seed = [0; 32];
         // Without random numbers it is one order among others.
@@ -133,7 +132,8 @@ impl Turn {
         let state = self.state();
         packs.sort_by_cached_key(|pack| {
             let random = blake3::keyed_hash(&seed, pack.as_bytes());
-            (state.readings.last(*pack), Reverse(*random.as_bytes()))
+            let is_whole = !state.readings.is_damaged(*pack);
+            (is_whole, state.readings.last(*pack), *random.as_bytes())
         });
     }
 
