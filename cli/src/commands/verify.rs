@@ -26,8 +26,9 @@ Examples:
   cairn verify --stored            without the passphrase: stored bytes only
 
 What was read and found whole is remembered in the user's cache folder, so that runs which are cut
-short, by --max-duration or by Ctrl-C, cover the repository in turn. The last lines say how much of it
-was read, and since when all of it was. Packs found damaged come first until they are whole again.
+short, by --max-duration or by Ctrl-C, cover the repository in turn. The last lines say how much of
+it was read, and since when all of it was. Packs found damaged come first until they are whole
+again.
 
 Exits with 13 if damage was found, and with 0 if none was, even where not everything was read. Every
 damaged object is named, with what it hurts.";
@@ -59,8 +60,8 @@ pub struct VerifyArgs {
 
     /// Only compare stored bytes with the hashes that name them: needs no passphrase
     ///
-    /// Finds whatever decayed, in packs, manifests, notes and key slots. Cannot find what is missing
-    /// altogether, and cannot say whom damage hurts.
+    /// Finds whatever decayed, in packs, manifests, notes and key slots. Cannot find what is
+    /// missing altogether, and cannot say whom damage hurts.
     #[arg(long, conflicts_with_all = ["snapshots", "metadata_only", "sample"])]
     pub stored: bool,
 }

@@ -95,7 +95,8 @@ impl Readings {
         self.times(pack) == Some(Times::DAMAGED)
     }
 
-    /// Notes that a pack was read to its end and is whole. What was decoded was read as stored, too.
+    /// Notes that a pack was read to its end and is whole. What was decoded was read as stored,
+    /// too.
     pub(super) fn whole(&mut self, pack: PackId, now: Timestamp) {
         let now = now.as_second();
         let plain = match self.depth {

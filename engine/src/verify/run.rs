@@ -42,8 +42,8 @@ impl Verification<'_> {
         Ok(findings)
     }
 
-    /// Looks at all but data first: it takes little, and finds what is missing. Data is read in what
-    /// is left of the time. Where it is damaged, finding whom that hurts takes what it takes.
+    /// Looks at all but data first: it takes little, and finds what is missing. Data is read in
+    /// what is left of the time. Where it is damaged, finding whom that hurts takes what it takes.
     fn in_time(&self, packs: &[PackId], mut early: Findings) -> Result<Findings, VerifyError> {
         let (contents, options, turn) = (self.contents, self.options, self.turn);
         let mut found = packs::check(contents, packs, Part::Footers, options, turn)?;

@@ -143,10 +143,10 @@ impl Turn {
         self.started.checked_add(half)
     }
 
-    /// Returns leave to read another pack's data, kept while it is read, or `None` when the time is
-    /// over. One whole pack may always be read: the next verify goes on after it, so that everything
-    /// has its turn however short the time is. Damaged packs come first each time, and must not take
-    /// the others' turn: so whoever comes late waits for what others find.
+    /// Returns leave to read another pack's data, kept while it is read, or `None` when the time
+    /// is over. One whole pack may always be read: the next verify goes on after it, so that
+    /// everything has its turn however short the time is. Damaged packs come first each time, and
+    /// must not take the others' turn: so whoever comes late waits for what others find.
     pub(super) fn take(&self) -> Option<Leave<'_>> {
         let is_over = || {
             self.max_duration
