@@ -46,7 +46,7 @@ pub fn passphrase(mut typed: Zeroizing<String>) -> Passphrase {
 }
 
 /// Opens the folder of a repository that there is.
-fn storage(context: &Context) -> Result<SharedStorage> {
+pub fn storage(context: &Context) -> Result<SharedStorage> {
     let path = context.repository()?;
     let folder = Folder::open_at(&path).map_err(|error| match error {
         StorageError::NotFound(Name::Config) => RepositoryError::NoRepository {

@@ -142,3 +142,104 @@ fn an_index_that_is_gone_or_broken_changes_no_answer() {
     assert_eq!(world.backup("a.raw")["disks"][0]["new_chunks"], 0);
     world.ok(["verify"]);
 }
+
+/// Verifies with no time at all, which reads one pack.
+fn turn(world: &World, options: &[&str]) -> serde_json::Value {
+    let ran = verify(world, &[&["--max-duration", "0"], options].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    ran.document()
+}
+
+#[test]
+fn verifies_that_are_cut_short_cover_everything_in_turn() {
+    let world = two_snapshots();
+    let packs = world.stored("packs").len() as u64;
+    assert!(packs >= 3, "{packs}");
+    for options in [&["--stored"][..], &["--threads", "4"]] {
+        for number in 1..=packs + 1 {
+            let report = turn(&world, options);
+            let coverage = &report["coverage"];
+            assert_eq!(coverage["packs"], packs);
+            assert_eq!(coverage["read_packs"], 1);
+            assert_eq!(coverage["never_packs"], packs.saturating_sub(number));
+            assert!(coverage["oldest"].is_string());
+            assert_eq!(report["references_checked"], false);
+        }
+    }
+    let shown = world.ok(["verify", "--max-duration", "0"]);
+    assert!(shown.contains("all of it was read since "), "{shown}");
+    assert!(shown.contains("there was no time"), "{shown}");
+
+    // A backup later, what is new comes first.
+    let mut bytes = disk(52, 4 * MIB);
+    edit(53, &mut bytes);
+    world.raw("b.raw", &bytes);
+    world.backup("b.raw");
+    let new = world.stored("packs").len() as u64 - packs;
+    assert!(new > 0);
+    let metadata = verify(&world, &["--metadata-only"]).document();
+    assert_eq!(metadata["coverage"]["never_packs"], new);
+    let shown = world.ok(["verify", "--metadata-only"]);
+    assert!(
+        shown.contains("has not been read yet, the rest since"),
+        "{shown}"
+    );
+    for number in 1..=new {
+        let report = turn(&world, &[]);
+        assert_eq!(report["coverage"]["never_packs"], new - number);
+    }
+    let report = verify(&world, &["--max-duration", "1h"]).document();
+    assert_eq!(report["references_checked"], true);
+    assert_eq!(report["coverage"]["read_packs"], packs + new);
+}
+
+#[test]
+fn damage_is_found_in_its_turn_and_remembered_by_nobody_as_whole() {
+    let world = two_snapshots();
+    world.ok(["verify"]);
+    let packs = world.stored("packs");
+    let largest = packs
+        .iter()
+        .max_by_key(|pack| pack.metadata().map_or(0, |meta| meta.len()));
+    damage(largest.expect("there are packs"));
+    let codes: Vec<i32> = packs
+        .iter()
+        .map(|_| world.run(["verify", "--max-duration", "0"]).code)
+        .collect();
+    assert!(codes.contains(&13), "{codes:?}");
+    let ran = verify(&world, &["--max-duration", "0"]);
+    assert_eq!(ran.code, 13, "{ran:?}");
+    assert_eq!(ran.document()["coverage"]["never_packs"], 1);
+    assert!(ran.document()["errors"][0]["hurts"][0].is_object());
+}
+
+#[test]
+fn stored_bytes_are_verified_without_a_passphrase() {
+    let world = World::encrypted();
+    world.raw("a.raw", &disk(54, 4 * MIB));
+    world.backup("a.raw");
+    let run = |options: &[&str]| {
+        let mut command = world.command(["verify", "--stored"].iter().chain(options));
+        Ran::of(command.env_remove("CAIRN_PASSWORD"))
+    };
+    let ran = run(&["--json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let report = ran.document();
+    assert_eq!(report["stored_only"], true);
+    assert_eq!(report["documents"], 2);
+    assert_eq!(report["checked_bytes"], report["coverage"]["bytes"]);
+    for area in ["packs", "snapshots", "keys"] {
+        let path = world.stored(area).pop().expect("there is one");
+        let whole = fs::read(&path).expect("it can be read");
+        damage(&path);
+        let ran = run(&[]);
+        assert_eq!(ran.code, 13, "{area}: {ran:?}");
+        let name = path.file_name().and_then(|name| name.to_str());
+        assert!(name.is_some_and(|name| ran.out.contains(name)), "{ran:?}");
+        fs::write(&path, whole).expect("it can be written");
+    }
+    assert_eq!(run(&[]).code, 0);
+    for options in [&["web1"][..], &["--sample", "5"], &["--metadata-only"]] {
+        assert_eq!(run(options).code, 2, "{options:?}");
+    }
+}

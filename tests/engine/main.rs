@@ -64,6 +64,8 @@ mod target_support;
 mod two_at_once;
 mod verify_attribution;
 mod verify_errors;
+mod verify_in_turn;
 mod verify_lost_packs;
 mod verify_moved_packs;
 mod verify_named;
+mod verify_stored;

@@ -343,6 +343,8 @@ pub fn verify_all(repository: &Arc<Repository>) -> VerifyReport {
         snapshots: None,
         metadata_only: false,
         sample_percent: 100.0,
+        max_duration: None,
+        now: jiff::Timestamp::now(),
         threads: 2,
         progress: &progress,
         cancel: &cancel,

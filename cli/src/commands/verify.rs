@@ -2,14 +2,17 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result as AnyResult;
 use cairn_engine::progress::Progress;
 use cairn_engine::repository::Access;
-use cairn_engine::verify::{VerifyOptions, verify};
+use cairn_engine::verify::{self, StoredOptions, VerifyOptions, verify_stored};
+use jiff::Timestamp;
 
 use crate::context::Context;
 use crate::exit::Outcome;
+use crate::output::time;
 use crate::output::verify::VerifyReport;
 use crate::session::{self, Snapshots};
 
@@ -18,9 +21,17 @@ Examples:
   cairn verify                     every stored byte
   cairn verify --metadata-only     in seconds: is everything there that snapshots refer to?
   cairn verify --sample 5          a different twentieth of the data each time
+  cairn verify --max-duration 1h   each night: what was not read for longest comes first
   cairn verify web1@latest         what one snapshot needs
+  cairn verify --stored            without the passphrase: stored bytes only
 
-Exits with 13 if damage was found. Every damaged object is named, with what it hurts.";
+What was read and found whole is remembered in the user's cache folder, so that runs which are cut
+short, by --max-duration or by Ctrl-C, cover the repository in turn. The last lines say how much of
+it was read, and since when all of it was. Packs found damaged come first until they are whole
+again.
+
+Exits with 13 if damage was found, and with 0 if none was, even where not everything was read. Every
+damaged object is named, with what it hurts.";
 
 /// Read back what is stored, and check it
 #[derive(Debug, clap::Args)]
@@ -37,6 +48,22 @@ pub struct VerifyArgs {
     /// Read a random part of the data only
     #[arg(long, value_name = "PERCENT", conflicts_with = "metadata_only")]
     pub sample: Option<Percent>,
+
+    /// Read data for so long at most, such as 1h: what was not read for longest first
+    ///
+    /// The pack that is being read then is read to its end. What is missing altogether is looked
+    /// for first, in at most half of the time. Where damage is found, whom it hurts is looked for
+    /// in any case. With 0, one pack is read.
+    #[arg(long, value_name = "DURATION", value_parser = time::parse)]
+    #[arg(conflicts_with = "metadata_only")]
+    pub max_duration: Option<Duration>,
+
+    /// Only compare stored bytes with the hashes that name them: needs no passphrase
+    ///
+    /// Finds whatever decayed, in packs, manifests, notes and key slots. Cannot find what is
+    /// missing altogether, and cannot say whom damage hurts.
+    #[arg(long, conflicts_with_all = ["snapshots", "metadata_only", "sample"])]
+    pub stored: bool,
 }
 
 /// A share in percent, more than nothing and at most everything.
@@ -57,6 +84,48 @@ impl FromStr for Percent {
 
 /// Runs the command.
 pub fn run(args: &VerifyArgs, context: &Context) -> AnyResult<Outcome> {
+    let progress = Arc::new(Progress::default());
+    let report = match args.stored {
+        true => stored(args, context, &progress)?,
+        false => plain(args, context, &progress)?,
+    };
+    if let Some(error) = &report.coverage.unremembered {
+        context.warn(&format!(
+            "what was read cannot be remembered, and will be read again: {error}"
+        ));
+    }
+    let outcome = match report.faults.is_empty() {
+        true => Outcome::Done,
+        false => Outcome::Damage,
+    };
+    context.print(&VerifyReport::of(report, args.stored))?;
+    Ok(outcome)
+}
+
+/// Verifies stored bytes only.
+fn stored(
+    args: &VerifyArgs,
+    context: &Context,
+    progress: &Arc<Progress>,
+) -> AnyResult<verify::VerifyReport> {
+    let (storage, open) = (session::storage(context)?, session::open_options(context)?);
+    let _meter = context.meter("verify", progress);
+    let options = StoredOptions {
+        max_duration: args.max_duration,
+        now: Timestamp::now(),
+        threads: context.threads().get(),
+        progress,
+        cancel: &context.cancel()?,
+    };
+    Ok(verify_stored(&storage, &open, &options)?)
+}
+
+/// Decodes what is verified.
+fn plain(
+    args: &VerifyArgs,
+    context: &Context,
+    progress: &Arc<Progress>,
+) -> AnyResult<verify::VerifyReport> {
     let repository = session::open(context)?;
     let snapshots = Snapshots::read(context, &repository)?;
     let mut named = Vec::new();
@@ -68,25 +137,18 @@ pub fn run(args: &VerifyArgs, context: &Context) -> AnyResult<Outcome> {
         false => named.clone(),
     };
     let contents = session::contents(context, &repository, Access::Read(pins), "verify")?;
-    let cancel = context.cancel()?;
-    let progress = Arc::new(Progress::default());
-    let meter = context.meter("verify", &progress);
+    let _meter = context.meter("verify", progress);
     let options = VerifyOptions {
         snapshots: (!named.is_empty()).then_some(named),
         metadata_only: args.metadata_only,
         sample_percent: args.sample.map_or(100.0, |share| share.0),
+        max_duration: args.max_duration,
+        now: Timestamp::now(),
         threads: context.threads().get(),
-        progress: &progress,
-        cancel: &cancel,
+        progress,
+        cancel: &context.cancel()?,
     };
-    let report = verify(&contents, &snapshots.list, &options)?;
-    drop(meter);
-    let outcome = match report.faults.is_empty() {
-        true => Outcome::Done,
-        false => Outcome::Damage,
-    };
-    context.print(&VerifyReport::of(report))?;
-    Ok(outcome)
+    Ok(verify::verify(&contents, &snapshots.list, &options)?)
 }
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
-//! What this client remembers of a repository: the newest snapshot that it saw there.
+//! What this client remembers of a repository: the newest snapshot that it saw there, and where it
+//! remembers what it verified.
 //!
 //! Whoever can write to the storage can delete the newest snapshots, or set the whole repository
 //! back, and nothing inside it would show that. This does, to a client that has seen them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Repository, SnapshotList};
-use crate::id::SnapshotId;
+use super::{OpenOptions, Repository, SnapshotList};
+use crate::id::{RepositoryId, SnapshotId};
 
 /// The newest snapshot that this client saw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +24,15 @@ pub struct SeenSnapshot {
     pub time: Timestamp,
 }
 
+/// Name of the file beside it that tells when this client read which pack.
+const READINGS: &str = "verified";
+
 impl Repository {
+    /// Returns the file in which this client remembers when it read which pack.
+    pub(crate) fn readings_file(&self) -> PathBuf {
+        self.memory_file().with_file_name(READINGS)
+    }
+
     /// Compares a listing with what this client remembers, remembers the newest snapshot of it,
     /// and returns the one remembered before if it is gone without having been forgotten.
     ///
@@ -58,6 +67,13 @@ impl Repository {
             write(path, newest.as_ref());
         }
         gone.cloned()
+    }
+}
+
+impl OpenOptions {
+    /// Returns what [`Repository::readings_file`] does, for a repository that is not opened.
+    pub(crate) fn readings_file(&self, repository: RepositoryId) -> PathBuf {
+        self.cache.join(repository.to_hex()).join(READINGS)
     }
 }
 

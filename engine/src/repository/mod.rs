@@ -23,6 +23,7 @@ pub use intake::{Intake, IntakeStats};
 pub use keys::KeySlotInfo;
 pub use memory::SeenSnapshot;
 pub use notes::{Proof, SnapshotState};
+pub(crate) use open::read_config;
 pub use open::{InitOptions, OpenOptions, Repository};
 pub(crate) use process::host_name;
 use process::session_document;

@@ -251,7 +251,7 @@ impl Repository {
 }
 
 /// Reads `config`, without trusting it yet.
-pub(super) fn read_config(storage: &dyn Storage) -> Result<(Vec<u8>, Config), RepositoryError> {
+pub(crate) fn read_config(storage: &dyn Storage) -> Result<(Vec<u8>, Config), RepositoryError> {
     let object = Name::Config;
     let stored = storage
         .read(&object, SMALL_DOCUMENT_LEN_MAX)

@@ -12,18 +12,29 @@
 mod hurt;
 mod nodes;
 mod packs;
+mod readings;
 mod report;
+mod run;
+mod stored;
 mod stream;
 mod trees;
+mod turn;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use crate::id::SnapshotId;
 use crate::pool::NoThread;
 use crate::progress::{Cancel, Progress};
 use crate::repository::{Contents, RepositoryError, Snapshot, SnapshotList};
-use crate::storage::{Area, Name};
 
-use report::Findings;
+use readings::Depth;
 pub use report::{Fault, FaultKind, Hurt, VerifyReport};
+use run::Verification;
+pub use stored::{StoredOptions, verify_stored};
+pub use turn::Coverage;
+use turn::Turn;
 
 /// A verify that could not be carried out. Damage is no such failure: it is in the report.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +60,11 @@ pub struct VerifyOptions<'o> {
     pub metadata_only: bool,
     /// Percent of the packs whose data is read, chosen at random; 100 reads all.
     pub sample_percent: f64,
+    /// How long packs are read at most: the one that is read then is read to its end. `None` reads
+    /// them all.
+    pub max_duration: Option<Duration>,
+    /// The time, by which this client remembers what was read.
+    pub now: Timestamp,
     /// Threads that read and decode; at least 1.
     pub threads: usize,
     /// Where counters go.
@@ -57,7 +73,8 @@ pub struct VerifyOptions<'o> {
     pub cancel: &'o Cancel,
 }
 
-/// Verifies a repository, or what some of its snapshots need.
+/// Verifies a repository, or what some of its snapshots need. Packs that were not read for longest
+/// come first; what was read is remembered, even where the verify fails later.
 ///
 /// `list` must have been read before `contents` was opened: a snapshot that was published since may
 /// need packs that this session does not see.
@@ -66,55 +83,27 @@ pub fn verify(
     list: &SnapshotList,
     options: &VerifyOptions<'_>,
 ) -> Result<VerifyReport, VerifyError> {
-    let mut findings = Findings::default();
     let wanted = |snapshot: &&Snapshot| match &options.snapshots {
         Some(ids) => ids.contains(&snapshot.id),
         None => snapshot.state.forgotten.is_none(),
     };
-    let snapshots: Vec<&Snapshot> = list.snapshots.iter().filter(wanted).collect();
-    documents(contents, list, options, &mut findings)?;
-    let packs = match options.snapshots {
-        Some(_) => trees::packs(contents, &snapshots, options.cancel, &mut findings)?,
-        None => contents.packs().to_vec(),
-    };
-    packs::check(contents, &packs, options, &mut findings)?;
-    trees::check(contents, &snapshots, options, &mut findings)?;
-    if findings.hurts_any() {
-        hurt::attribute(contents, &snapshots, options.cancel, &mut findings)?;
-    }
-    findings.report.snapshots = snapshots.len() as u64;
-    Ok(findings.report)
-}
-
-/// Checks manifests, notes and key slots against their names, and decodes them. Of other snapshots
-/// than those named, nothing is.
-fn documents(
-    contents: &Contents,
-    list: &SnapshotList,
-    options: &VerifyOptions<'_>,
-    findings: &mut Findings,
-) -> Result<(), VerifyError> {
-    let is_wanted = |id| {
-        let named = options.snapshots.as_ref();
-        named.is_none_or(|named| named.contains(&id))
-    };
-    for unreadable in list.unreadable.iter().filter(|it| is_wanted(it.id)) {
-        findings.document(Name::Snapshot(unreadable.id), &unreadable.error);
-    }
     let repository = contents.repository();
-    let notes = repository.storage().list(Area::Notes);
-    for listed in notes.map_err(RepositoryError::from)? {
-        let Name::Note(snapshot, id) = listed.name else {
-            continue;
-        };
-        if is_wanted(snapshot)
-            && let Err(error) = repository.note(snapshot, id)
-        {
-            findings.document(listed.name, &error);
-        }
-    }
-    for (id, error) in repository.damaged_key_slots()? {
-        findings.document(Name::Key(id), &error);
-    }
-    Ok(())
+    let (file, storage) = (repository.readings_file(), repository.storage());
+    let (depth, now) = (Depth::Plain, options.now);
+    let turn = Turn::begin(&**storage, &file, depth, now, options.max_duration);
+    let turn = turn.map_err(RepositoryError::from)?;
+    let verification = Verification {
+        contents,
+        list,
+        snapshots: list.snapshots.iter().filter(wanted).collect(),
+        options,
+        turn: &turn,
+    };
+    let mut packs = Vec::new();
+    let verified = verification.run(&mut packs);
+    let coverage = turn.end(&packs);
+    let mut report = verified?.report;
+    report.snapshots = verification.snapshots.len() as u64;
+    report.coverage = coverage;
+    Ok(report)
 }

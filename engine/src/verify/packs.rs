@@ -1,9 +1,12 @@
 //! What packs really hold: footers, and every frame's every byte where data is verified.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
-use super::report::{FaultKind, Findings, describe};
+use super::report::{FaultKind, Findings, VerifyReport, describe};
 use super::stream::Stream;
+use super::turn::Turn;
 use super::{VerifyError, VerifyOptions};
 use crate::compress::Decompressor;
 use crate::format::pack::{PackHeader, PackKind};
@@ -40,6 +43,12 @@ struct PackFindings {
 }
 
 impl PackFindings {
+    /// Returns whether nothing is wrong with the pack, as far as it was looked at.
+    fn is_whole(&self) -> bool {
+        let has_bad = self.faults > 0 || !self.bad_contents.is_empty();
+        !self.is_gone && self.unreadable.is_none() && !has_bad
+    }
+
     fn fault(&mut self, message: impl FnOnce() -> String) {
         self.faults += 1;
         if self.told.len() < FAULTS_TOLD_MAX {
@@ -48,40 +57,106 @@ impl PackFindings {
     }
 }
 
-/// Checks packs: footers and index, and data for as many as asked.
+/// What was found in some packs.
+#[derive(Default)]
+pub(super) struct Found(BTreeMap<PackId, PackFindings>);
+
+impl Found {
+    /// Returns whether anything is wrong with any of them.
+    pub(super) fn has_faults(&self) -> bool {
+        self.0.values().any(|found| !found.is_whole())
+    }
+
+    /// Returns how many packs were looked at.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Adds what was found later, which replaces what was found before.
+    pub(super) fn extend(&mut self, later: Self) {
+        self.0.extend(later.0);
+    }
+
+    /// Returns whether nothing of a pack can be read.
+    pub(super) fn is_lost(&self, pack: PackId) -> bool {
+        let found = self.0.get(&pack);
+        found.is_some_and(|found| found.is_gone || found.unreadable.is_some())
+    }
+
+    /// Makes faults of what is wrong.
+    pub(super) fn add(&self, contents: &Contents, findings: &mut Findings) {
+        add_index(contents, &self.0, findings);
+        for (pack, result) in &self.0 {
+            add(findings, *pack, result);
+        }
+    }
+
+    /// Counts what was looked at, all of it anew.
+    pub(super) fn count(&self, report: &mut VerifyReport) {
+        (report.packs, report.checked_bytes, report.checked_contents) = (0, 0, 0);
+        for found in self.0.values().filter(|found| !found.is_gone) {
+            report.packs += 1;
+            report.checked_bytes += found.checked_bytes;
+            report.checked_contents += found.checked_contents;
+        }
+    }
+}
+
+/// How much of packs is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Footers, whether the index knows what they list, and data for as many as are asked for.
+    Everything,
+    /// All but data, as far as half of the time allows.
+    Footers,
+    /// Packs whose data is read, in their order, until the time is over.
+    Data,
+}
+
+/// Checks packs in the order given.
 pub(super) fn check(
     contents: &Contents,
     packs: &[PackId],
+    part: Part,
     options: &VerifyOptions<'_>,
-    findings: &mut Findings,
-) -> Result<(), VerifyError> {
-    let packs = packs.iter().map(|&pack| (pack, is_sampled(options)));
+    turn: &Turn,
+) -> Result<Found, VerifyError> {
+    let is_sampled = |_: &PackId| part != Part::Footers && is_sampled(options);
+    let packs = packs.iter().map(|pack| (*pack, is_sampled(pack)));
     let packs: Vec<(PackId, bool)> = packs.collect();
-    let storage = contents.repository().storage();
     for (pack, _) in packs.iter().filter(|(_, with_data)| *with_data) {
-        let len = storage.len(&Name::Pack(*pack)).unwrap_or(0);
-        Progress::add(&options.progress.total_bytes, len);
+        Progress::add(&options.progress.total_bytes, turn.len(*pack));
     }
-    let found = Mutex::new(Vec::new());
+    let found = Mutex::new(Found::default());
+    let until = turn.half().filter(|_| part == Part::Footers);
     pool::for_each(options.threads, "verify", packs.into_iter().map(Ok), || {
         let mut checker = Checker::new(contents, options);
         let found = &found;
         move |(pack, with_data)| {
+            let _leave = match part {
+                Part::Everything => None,
+                Part::Footers if until.is_some_and(|until| Instant::now() >= until) => {
+                    return Ok(());
+                }
+                Part::Footers => None,
+                Part::Data if !with_data => return Ok(()),
+                Part::Data => match turn.take() {
+                    None => return Ok(()),
+                    leave => leave,
+                },
+            };
             let result = checker.pack(pack, with_data)?;
-            found
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push((pack, result));
+            match result.is_read {
+                true => turn.read(pack, result.is_whole()),
+                false if !result.is_whole() => turn.damaged(pack),
+                false => {}
+            }
+            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+            found.0.insert(pack, result);
             Ok::<(), VerifyError>(())
         }
     })?;
-    let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    found.sort_by_key(|(pack, _)| *pack);
-    add_index(contents, &found, findings);
-    for (pack, result) in found {
-        add(findings, pack, result);
-    }
-    Ok(())
+    Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn is_sampled(options: &VerifyOptions<'_>) -> bool {
@@ -97,9 +172,9 @@ fn is_sampled(options: &VerifyOptions<'_>) -> bool {
 }
 
 /// Adds one fault for all that is wrong with the index.
-fn add_index(contents: &Contents, found: &[(PackId, PackFindings)], findings: &mut Findings) {
-    let lacks: usize = found.iter().map(|(_, pack)| pack.unindexed).sum();
-    let misplaced: usize = found.iter().map(|(_, pack)| pack.misplaced).sum();
+fn add_index(contents: &Contents, found: &BTreeMap<PackId, PackFindings>, findings: &mut Findings) {
+    let lacks: usize = found.values().map(|pack| pack.unindexed).sum();
+    let misplaced: usize = found.values().map(|pack| pack.misplaced).sum();
     if lacks + misplaced == 0 {
         return;
     }
@@ -111,7 +186,7 @@ fn add_index(contents: &Contents, found: &[(PackId, PackFindings)], findings: &m
     findings.add("index".to_owned(), FaultKind::Index, message);
 }
 
-fn add(findings: &mut Findings, pack: PackId, mut result: PackFindings) {
+fn add(findings: &mut Findings, pack: PackId, result: &PackFindings) {
     if result.is_gone {
         // A collection may have taken it. Whether someone needed it shows in the recipes.
         findings.gone_packs.insert(pack);
@@ -120,8 +195,8 @@ fn add(findings: &mut Findings, pack: PackId, mut result: PackFindings) {
     findings.report.packs += 1;
     findings.report.checked_bytes += result.checked_bytes;
     findings.report.checked_contents += result.checked_contents;
-    if let Some(error) = result.unreadable {
-        findings.pack(pack, FaultKind::Pack, &describe(&error));
+    if let Some(error) = &result.unreadable {
+        findings.pack(pack, FaultKind::Pack, &describe(error));
         findings.bad_packs.insert(pack);
         return;
     }
@@ -130,12 +205,13 @@ fn add(findings: &mut Findings, pack: PackId, mut result: PackFindings) {
     }
     if result.faults > 0 {
         let untold = result.faults - result.told.len();
+        let mut told = result.told.join("; ");
         if untold > 0 {
-            result.told.push(format!("and {untold} more"));
+            told.push_str(&format!("; and {untold} more"));
         }
-        findings.pack(pack, FaultKind::Content, &result.told.join("; "));
+        findings.pack(pack, FaultKind::Content, &told);
     }
-    let bad = result.bad_contents.into_iter().map(|id| (id, pack));
+    let bad = result.bad_contents.iter().map(|id| (*id, pack));
     findings.bad_copies.extend(bad);
 }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::ops::Range;
 
+use super::turn::Coverage;
 use crate::id::{ContentId, NodeId, PackId, SnapshotId};
 use crate::index::Place;
 use crate::repository::Contents;
@@ -22,6 +23,14 @@ pub struct VerifyReport {
     pub checked_bytes: u64,
     /// Chunks and nodes that were decoded and re-hashed.
     pub checked_contents: u64,
+    /// Manifests, notes and key slots whose stored bytes were compared with their names. Counted
+    /// where nothing but stored bytes is verified.
+    pub documents: u64,
+    /// Whether the time was over before all footers were read and all recipes followed: what is
+    /// missing altogether may not have been found.
+    pub is_cut: bool,
+    /// How much of the packs was read, now and before.
+    pub coverage: Coverage,
 }
 
 /// One damaged object.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::mem;
+use std::time::Instant;
 
 use super::nodes::{Nodes, search};
 use super::report::{FaultKind, Findings, Wanted, describe};
@@ -111,13 +112,14 @@ impl NodeVisitor for Scout<'_> {
 }
 
 /// Follows the recipes of all disks and files of `snapshots`, and adds a fault for all that is
-/// lost.
+/// lost. Returns whether it came to the end before `until`; nothing is known otherwise.
 pub(super) fn check(
     contents: &Contents,
     snapshots: &[&Snapshot],
     options: &VerifyOptions<'_>,
+    until: Option<Instant>,
     findings: &mut Findings,
-) -> Result<(), VerifyError> {
+) -> Result<bool, VerifyError> {
     let window_len = contents.repository().chunker().window_len();
     for snapshot in snapshots {
         for recipe in snapshot.manifest.recipes() {
@@ -129,16 +131,21 @@ pub(super) fn check(
     loop {
         let nodes = Nodes::new(contents, findings);
         let mut walk = Walk::new(contents, findings, &nodes, options);
+        walk.until = until;
         for (_, recipe, shape) in recipes(contents, snapshots) {
             walk.at = recipe.to_string();
             Recipe::new(&nodes, shape, recipe.root).visit(&mut walk);
         }
+        let is_cut = walk.is_cut;
         let walked = walk.finish();
         let met = nodes.finish()?;
         let walked = walked?;
+        if is_cut {
+            return Ok(false);
+        }
         if !met.resolve(contents, findings)? {
             add(contents, walked, findings);
-            return Ok(());
+            return Ok(true);
         }
         // What was found is walked with all the rest, once more for each level of a tree at most.
         findings.saved.extend(walked.saved);
@@ -171,11 +178,17 @@ struct Walk<'v> {
     failure: Option<VerifyError>,
     /// The disk or file that is being followed.
     at: String,
+    /// When the walk ends, wherever it is.
+    until: Option<Instant>,
+    /// Whether it ended so.
+    is_cut: bool,
 }
 
 impl NodeVisitor for Walk<'_> {
     fn enter(&mut self, node: NodeId, place: NodePlace) -> bool {
+        self.is_cut |= self.until.is_some_and(|until| Instant::now() >= until);
         self.failure.is_none()
+            && !self.is_cut
             && !self.nodes.has_failed()
             && !self.options.cancel.is_cancelled()
             && self.seen.insert((node, place))
@@ -219,6 +232,8 @@ impl<'v> Walk<'v> {
             walked: Walked::default(),
             failure: None,
             at: String::new(),
+            until: None,
+            is_cut: false,
         }
     }
 
@@ -229,8 +244,10 @@ impl<'v> Walk<'v> {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
-        self.look_up()?;
-        self.resolve()?;
+        if !self.is_cut {
+            self.look_up()?;
+            self.resolve()?;
+        }
         Ok(self.walked)
     }
 
