@@ -132,6 +132,11 @@ impl Storage for Staged {
         self.inner.delete(name)
     }
 
+    fn set_aside(&self, name: &Name) -> Result<(), StorageError> {
+        self.stage.point_at("set aside", Some(name));
+        self.inner.set_aside(name)
+    }
+
     fn open_session(&self, document: &[u8]) -> Result<Box<dyn Session>, StorageError> {
         self.stage.point("open a session");
         let session = self.inner.open_session(document);

@@ -36,6 +36,7 @@ pub use error::GcError;
 pub use options::{GcEvent, GcOptions, GcReport, Waiting};
 
 use plan::{Planned, Planning};
+pub(crate) use wait::writers_at_work;
 
 /// A collection at work: holds the lock that only one may hold.
 ///

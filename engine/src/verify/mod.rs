@@ -22,7 +22,9 @@ use crate::progress::{Cancel, Progress};
 use crate::repository::{Contents, RepositoryError, Snapshot, SnapshotList};
 use crate::storage::{Area, Name};
 
+pub(crate) use packs::{Checker, PackFindings};
 use report::Findings;
+pub(crate) use report::describe;
 pub use report::{Fault, FaultKind, Hurt, VerifyReport};
 
 /// A verify that could not be carried out. Damage is no such failure: it is in the report.
