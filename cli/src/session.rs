@@ -1,6 +1,6 @@
 //! A repository as the commands use it: opened, listed, and snapshots found by what was typed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use crate::context::Context;
 use crate::exit::CliError;
 use crate::output::time;
+use crate::password;
 
 /// Returns how repositories are opened here: where they are, and where their caches go.
 pub fn open_options(context: &Context) -> Result<OpenOptions> {
@@ -47,8 +48,11 @@ pub fn passphrase(mut typed: Zeroizing<String>) -> Passphrase {
 
 /// Opens the folder of a repository that there is.
 fn storage(context: &Context) -> Result<SharedStorage> {
-    let path = context.repository()?;
-    let folder = Folder::open_at(&path).map_err(|error| match error {
+    storage_at(&context.repository()?)
+}
+
+fn storage_at(path: &Path) -> Result<SharedStorage> {
+    let folder = Folder::open_at(path).map_err(|error| match error {
         StorageError::NotFound(Name::Config) => RepositoryError::NoRepository {
             location: path.display().to_string(),
         },
@@ -65,6 +69,28 @@ pub fn open(context: &Context) -> Result<Arc<Repository>> {
     Repository::open(storage, &options, given, || {
         context.passphrase().map(passphrase)
     })
+}
+
+/// Opens another repository than the one that the command is about. Its passphrase is in a file of
+/// its own, or the same.
+pub fn open_other(
+    context: &Context,
+    path: &Path,
+    password_file: Option<&Path>,
+) -> Result<Arc<Repository>> {
+    let local = std::path::absolute(path).context("cannot tell the current folder")?;
+    let options = OpenOptions {
+        local: Some(local),
+        cache: cache_folder()?,
+    };
+    let ask = || -> Result<Passphrase> {
+        let typed = match password_file {
+            Some(file) => password::existing(Some(file))?,
+            None => context.passphrase()?,
+        };
+        Ok(passphrase(typed))
+    };
+    Repository::open(storage_at(path)?, &options, password_file.is_some(), ask)
 }
 
 /// Opens an encrypted repository, and returns the passphrase that did: it is asked for once, and
