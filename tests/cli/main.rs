@@ -24,6 +24,7 @@ mod many_processes;
 mod mount;
 mod nbd_backup;
 mod prune;
+mod repair;
 mod resting;
 mod restore;
 mod snapshots;

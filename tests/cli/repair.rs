@@ -1,0 +1,106 @@
+//! `cairn repair`: what is damaged is healed, or named.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::world::{MIB, Ran, World, damage, disk, text};
+
+fn backed_up(world: World) -> World {
+    world.raw("a.raw", &disk(60, 8 * MIB));
+    world.backup("a.raw");
+    world
+}
+
+fn largest(world: &World) -> PathBuf {
+    let packs = world.stored("packs").into_iter();
+    let largest = packs.max_by_key(|pack| pack.metadata().map_or(0, |meta| meta.len()));
+    largest.expect("there are packs")
+}
+
+fn repair(world: &World, options: &[&str]) -> Ran {
+    world.run(["repair", "--json"].iter().chain(options))
+}
+
+#[test]
+fn what_is_whole_stays_as_it_is() {
+    let world = backed_up(World::new());
+    let before = world.stored("packs");
+    let ran = repair(&world, &[]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let report = ran.document();
+    assert_eq!(report["damaged_packs"], serde_json::json!([]));
+    assert_eq!(report["written_packs"], 0);
+    assert_eq!(world.stored("packs"), before);
+    assert!(world.ok(["repair"]).contains("everything is whole"));
+    assert!(world.ok(["repair", "--index"]).is_empty());
+}
+
+#[test]
+fn the_disk_heals_what_it_still_has() {
+    for world in [World::new(), World::encrypted()] {
+        let world = backed_up(world);
+        let pack = largest(&world);
+        damage(&pack);
+        let lost = repair(&world, &[]);
+        assert_eq!(lost.code, 13, "{lost:?}");
+        let report = lost.document();
+        assert_eq!(report["set_aside"], true);
+        let hurt = &report["remaining"][0]["hurts"][0];
+        assert_eq!((&hurt["vm"], &hurt["target"]), (&"web1".into(), &"vda".into()));
+        assert!(hurt["length"].as_u64().is_some_and(|length| length > 0));
+        assert!(!pack.exists());
+        let name = pack.file_name().expect("a name");
+        assert!(world.repository().join("damaged").join(name).exists());
+        let text = world.run(["repair"]);
+        assert_eq!(text.code, 13, "{text:?}");
+        assert!(text.out.contains("lost: ") && text.out.contains("hurts "), "{text:?}");
+        assert_eq!(world.run(["verify"]).code, 13);
+
+        let healed = repair(&world, &["--from-disk", "web1@latest:vda=a.raw"]);
+        assert_eq!(healed.code, 0, "{healed:?}");
+        assert_eq!(healed.document()["remaining"], serde_json::json!([]));
+        world.ok(["verify"]);
+        assert!(world.restored("web1") == fs::read(world.path("a.raw")).expect("the disk"));
+    }
+}
+
+#[test]
+fn another_repository_heals_it_and_is_left_alone() {
+    let (world, other) = (backed_up(World::new()), backed_up(World::encrypted()));
+    damage(&largest(&world));
+    world.raw("pass", crate::world::PASSPHRASE.as_bytes());
+    let from = other.repository();
+    let (before, password) = (other.stored("packs"), world.path("pass"));
+    let options = ["--from", text(&from), "--from-password-file", text(&password)];
+    let ran = repair(&world, &options);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.document()["healed"].as_u64().is_some_and(|healed| healed > 0));
+    world.ok(["verify"]);
+    assert_eq!(other.stored("packs"), before);
+}
+
+#[test]
+fn the_next_backup_stores_anew_what_was_lost() {
+    let world = backed_up(World::new());
+    damage(&largest(&world));
+    assert_eq!(repair(&world, &[]).code, 13);
+    world.backup("a.raw");
+    world.ok(["verify"]);
+    assert!(repair(&world, &[]).document()["remaining"] == serde_json::json!([]));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let world = backed_up(World::new());
+    for options in [
+        &["--from-disk", "vda"][..],
+        &["--from-disk", "=a.raw"],
+        &["--index", "--from-disk", "vda=a.raw"],
+        &["--pack", "abc"],
+    ] {
+        assert_eq!(repair(&world, options).code, 2, "{options:?}");
+    }
+    let none = repair(&world, &["--pack", &"ab".repeat(32)]);
+    assert_eq!(none.code, 1, "{none:?}");
+    repair(&world, &["--from", "nowhere"]).refused(10, "no repository");
+}
