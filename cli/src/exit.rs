@@ -2,7 +2,7 @@
 
 #[cfg(feature = "libvirt")]
 mod domain;
-mod repair;
+pub mod repair;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use cairn_engine::crypto::Passphrase;
 use cairn_engine::repository::reference::{SnapshotRef, SnapshotSummary};
 use cairn_engine::repository::{
-    Access, Contents, OpenOptions, Repository, RepositoryError, Snapshot, SnapshotList,
+    Access, Contents, OpenOptions, PutBack, Repository, RepositoryError, Snapshot, SnapshotList,
 };
 use cairn_engine::storage::{Folder, Name, SharedStorage, StorageError};
 use jiff::tz::TimeZone;
@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::context::Context;
 use crate::exit::CliError;
+use crate::exit::repair::HasSpare;
 use crate::output::time;
 use crate::password;
 
@@ -66,7 +67,22 @@ pub fn open(context: &Context) -> Result<Arc<Repository>> {
     let options = open_options(context)?;
     let storage = storage(context)?;
     let given = context.is_passphrase_given();
-    Repository::open(storage, &options, given, || {
+    let opened = Repository::open(Arc::clone(&storage), &options, given, || {
+        context.passphrase().map(passphrase)
+    });
+    opened.map_err(|error| match error.downcast::<RepositoryError>() {
+        Ok(error) if error.is_damage() && Repository::has_spare(&*storage, &options) => {
+            HasSpare(error).into()
+        }
+        Ok(error) => error.into(),
+        Err(error) => error,
+    })
+}
+
+/// Puts `config` and key slots back from the copies that this client keeps.
+pub fn put_back(context: &Context) -> Result<PutBack> {
+    let options = open_options(context)?;
+    Repository::put_back(&storage(context)?, &options, || {
         context.passphrase().map(passphrase)
     })
 }

@@ -94,10 +94,7 @@ fn repository_donor(world: &World) -> Donor {
     Donor::Repository(RepositoryDonor::new(contents, list.snapshots))
 }
 
-fn try_repair(
-    repository: &Arc<Repository>,
-    donors: &[Donor],
-) -> Result<RepairReport, RepairError> {
+fn try_repair(repository: &Arc<Repository>, donors: &[Donor]) -> Result<RepairReport, RepairError> {
     let (progress, cancel) = (Progress::default(), Cancel::default());
     let options = RepairOptions {
         packs: None,
@@ -263,7 +260,10 @@ fn a_disk_that_has_changed_heals_what_is_left_of_it() {
     assert!(report.healed > 0, "{report:?}");
     let hurts: Vec<_> = report.remaining.iter().flat_map(|it| &it.hurts).collect();
     assert!(!hurts.is_empty(), "bytes that nobody has were accepted");
-    assert!(hurts.iter().all(|hurt| hurt.range.start < 10_000), "{hurts:?}");
+    assert!(
+        hurts.iter().all(|hurt| hurt.range.start < 10_000),
+        "{hurts:?}"
+    );
     let report = world.repair(&[world.disk()]);
     assert!(report.remaining.is_empty(), "{report:?}");
     world.assert_whole();

@@ -16,7 +16,7 @@ use cairn_engine::source::{self, SourceSpec};
 
 use crate::context::Context;
 use crate::exit::{CliError, Outcome};
-use crate::output::repair::Repaired;
+use crate::output::repair::{Repaired, SettingsRepaired};
 use crate::session::{self, Snapshots};
 
 const EXAMPLES: &str = "\
@@ -27,6 +27,7 @@ Examples:
                                    fetch it from the disk, as far as that is unchanged
   cairn repair --from-disk web1@latest:vda=/vm/old.raw
   cairn repair --pack 9c56cc51b374c3ba189210d5b6d4bf57790d351c96c47c02190ecf1e430635ab
+  cairn repair --config            put `config` and key slots back from this client's copies
   cairn repair --index             build the index anew; nothing else
 
 Everything is compared with its id before it is stored. Damaged packs are moved to `damaged/`, never
@@ -43,6 +44,10 @@ pub struct RepairArgs {
     /// Build the index anew, and do nothing else
     #[arg(long, conflicts_with_all = ["packs", "from", "from_disks"])]
     pub index: bool,
+
+    /// Put `config` and key slots that are damaged back from this client's copies; nothing else
+    #[arg(long, conflicts_with_all = ["index", "packs", "from", "from_disks"])]
+    pub config: bool,
 
     /// Read this pack only; can be given more than once [default: all]
     #[arg(long = "pack", value_name = "ID")]
@@ -63,6 +68,9 @@ pub struct RepairArgs {
 
 /// Runs the command.
 pub fn run(args: &RepairArgs, context: &Context) -> Result<Outcome> {
+    if args.config {
+        return put_back(context);
+    }
     let repository = session::open(context)?;
     if args.index {
         let report = rebuild_index(&repository)?;
@@ -102,6 +110,15 @@ pub fn run(args: &RepairArgs, context: &Context) -> Result<Outcome> {
     };
     context.print(&Repaired::of(report))?;
     Ok(outcome)
+}
+
+fn put_back(context: &Context) -> Result<Outcome> {
+    let done = session::put_back(context)?;
+    context.print(&SettingsRepaired {
+        config: done.config,
+        keys: done.keys.iter().map(|id| id.to_hex()).collect(),
+    })?;
+    Ok(Outcome::Done)
 }
 
 /// Takes `[SNAPSHOT:]TARGET=SOURCE` apart.

@@ -128,3 +128,27 @@ impl Report for Repaired {
         }
     }
 }
+
+/// What was put back from the copies that this client keeps.
+#[derive(Debug, Serialize)]
+pub struct SettingsRepaired {
+    /// Whether `config` was.
+    pub config: bool,
+    /// The key slots that were.
+    pub keys: Vec<String>,
+}
+
+impl Report for SettingsRepaired {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.config {
+            writeln!(out, "put back: config")?;
+        }
+        for key in &self.keys {
+            writeln!(out, "put back: keys/{key}")?;
+        }
+        match self.config || !self.keys.is_empty() {
+            true => Ok(()),
+            false => writeln!(out, "config and key slots are whole"),
+        }
+    }
+}

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::RepositoryError;
 use super::keys::{new_slot, unlock};
+use super::{RepositoryError, spare};
 use crate::chunker::ChunkerSettings;
 use crate::crypto::{Keys, MasterKey, Passphrase};
 use crate::format::config::{Compression, Config};
@@ -109,6 +109,7 @@ impl Repository {
             error => error.into(),
         })?;
         drop(session);
+        spare::keep(&*storage, options, &stored);
         Self::assemble(storage, config, keys, options)
     }
 
@@ -140,6 +141,7 @@ impl Repository {
                 source,
             },
         })?;
+        spare::keep(&*storage, options, &stored);
         Ok(Self::assemble(storage, config, keys, options)?)
     }
 
