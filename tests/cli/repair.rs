@@ -139,7 +139,11 @@ fn the_settings_come_back_from_the_copy_in_the_cache() {
             let refused = world.run(["snapshots"]);
             refused.refused(13, "keeps a copy of it");
             assert!(refused.err.contains("cairn repair --config"), "{refused:?}");
-            assert!(world.ok(["repair", "--config"]).contains("put back: config"));
+            assert!(
+                world
+                    .ok(["repair", "--config"])
+                    .contains("put back: config")
+            );
             assert!(fs::read(&config).expect("readable") == before);
         }
         damage(&config);
@@ -177,8 +181,14 @@ fn key_slots_come_back_but_none_that_was_removed() {
 fn a_copy_that_was_changed_is_not_believed() {
     let world = backed_up(World::encrypted());
     let copies = world.path("cache").join("cairn").join("spare");
-    let folder = fs::read_dir(&copies).expect("there are copies").flatten().next();
-    let copy = folder.expect("one repository was opened").path().join("config");
+    let folder = fs::read_dir(&copies)
+        .expect("there are copies")
+        .flatten()
+        .next();
+    let copy = folder
+        .expect("one repository was opened")
+        .path()
+        .join("config");
     let text = fs::read_to_string(&copy).expect("the copy can be read");
     fs::write(&copy, text + " ").expect("it can be written");
     damage(&world.repository().join("config"));
@@ -186,5 +196,8 @@ fn a_copy_that_was_changed_is_not_believed() {
     assert_eq!(refused.code, 13, "{refused:?}");
     fs::remove_file(&copy).expect("it can be removed");
     let none = world.run(["repair", "--config"]);
-    assert!(none.code == 1 && none.err.contains("keeps no copy"), "{none:?}");
+    assert!(
+        none.code == 1 && none.err.contains("keeps no copy"),
+        "{none:?}"
+    );
 }
