@@ -16,7 +16,7 @@ use cairn_engine::source::{self, SourceSpec};
 
 use crate::context::Context;
 use crate::exit::{CliError, Outcome};
-use crate::output::repair::{Repaired, SettingsRepaired};
+use crate::output::repair::{IndexRepaired, Repaired, SettingsRepaired};
 use crate::session::{self, Snapshots};
 
 const EXAMPLES: &str = "\
@@ -73,13 +73,12 @@ pub fn run(args: &RepairArgs, context: &Context) -> Result<Outcome> {
     }
     let repository = session::open(context)?;
     if args.index {
-        let report = rebuild_index(&repository)?;
-        if !report {
-            context.warn("another process is adding to the index: it stays as it is");
-            return Ok(Outcome::Locked);
-        }
-        context.remark("the index was built anew");
-        return Ok(Outcome::Done);
+        let rebuilt_index = rebuild_index(&repository)?;
+        context.print(&IndexRepaired { rebuilt_index })?;
+        return Ok(match rebuilt_index {
+            true => Outcome::Done,
+            false => Outcome::Locked,
+        });
     }
     let mut donors = Vec::new();
     if !args.from_disks.is_empty() {

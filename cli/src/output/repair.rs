@@ -152,3 +152,22 @@ impl Report for SettingsRepaired {
         }
     }
 }
+
+/// What became of the index.
+#[derive(Debug, Serialize)]
+pub struct IndexRepaired {
+    /// Whether it was built anew.
+    pub rebuilt_index: bool,
+}
+
+impl Report for IndexRepaired {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        match self.rebuilt_index {
+            true => writeln!(out, "the index was built anew"),
+            false => writeln!(
+                out,
+                "another process is adding to the index: it stays as it is"
+            ),
+        }
+    }
+}
