@@ -71,10 +71,18 @@ pub fn open(context: &Context) -> Result<Arc<Repository>> {
         context.passphrase().map(passphrase)
     });
     opened.map_err(|error| match error.downcast::<RepositoryError>() {
-        Ok(error) if error.is_damage() && Repository::has_spare(&*storage, &options) => {
-            HasSpare(error).into()
+        Ok(error) => {
+            let is_damage = match &error {
+                RepositoryError::WrongPassphrase => {
+                    Repository::differs_from_spare(&*storage, &options)
+                }
+                error => error.is_damage() && Repository::has_spare(&*storage, &options),
+            };
+            match is_damage {
+                true => HasSpare(error).into(),
+                false => error.into(),
+            }
         }
-        Ok(error) => error.into(),
         Err(error) => error,
     })
 }

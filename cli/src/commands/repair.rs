@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -154,7 +154,7 @@ fn disk_donor(snapshots: &Snapshots, text: &OsStr) -> Result<Donor> {
     }))
 }
 
-fn repository_donor(args: &RepairArgs, context: &Context, folder: &PathBuf) -> Result<Donor> {
+fn repository_donor(args: &RepairArgs, context: &Context, folder: &Path) -> Result<Donor> {
     let password_file = args.from_password_file.as_deref();
     let other = session::open_other(context, folder, password_file)
         .with_context(|| format!("cannot open {}", folder.display()))?;

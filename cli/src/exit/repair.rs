@@ -23,6 +23,9 @@ pub(super) fn passed_on(cause: Cause<'_>) -> Option<Cause<'_>> {
 
 /// Returns the exit code of a repair's own error.
 pub(super) fn outcome(cause: Cause<'_>) -> Option<Outcome> {
+    if cause.is::<HasSpare>() {
+        return Some(Outcome::Damage);
+    }
     match cause.downcast_ref()? {
         RepairError::Writers(_) => Some(Outcome::Locked),
         RepairError::Cancelled => Some(Outcome::Interrupted),

@@ -15,7 +15,7 @@ use crate::format::config::Config;
 use crate::format::keys::KeySlot;
 use crate::id::KeyId;
 use crate::limits::SMALL_DOCUMENT_LEN_MAX;
-use crate::storage::{Area, Existing, Name, SharedStorage, Storage};
+use crate::storage::{Area, Existing, Name, SharedStorage, Storage, StorageError};
 
 /// What was put back.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -104,6 +104,14 @@ impl Repository {
         Spare::of(storage, options).read(Name::Config).is_some()
     }
 
+    /// Returns whether a repository's `config`, which never changes, is other than the copy that
+    /// this client keeps. Damage in it may look like a wrong passphrase.
+    pub fn differs_from_spare(storage: &dyn Storage, options: &OpenOptions) -> bool {
+        let kept = Spare::of(storage, options).read(Name::Config);
+        let stored = storage.read(&Name::Config, SMALL_DOCUMENT_LEN_MAX);
+        kept.is_some_and(|kept| stored.is_ok_and(|stored| stored != kept))
+    }
+
     /// Puts `config` and key slots that are damaged back from the copies that this client keeps.
     /// The repository need not be one that can be opened.
     ///
@@ -126,8 +134,11 @@ impl Repository {
         let stored = spare.read(Name::Config).ok_or(RepositoryError::NoSpare)?;
         let config = Config::decode(&stored).map_err(document)?;
         let mut slots = keys::read_slots(&**storage)?;
+        let damaged = damaged_slots(&**storage)?;
+        // Another repository at the same place has slots of its own: those here must not open it.
         let has_slot = !slots.is_empty();
-        slots.extend(spare.slots());
+        let copies = spare.slots().into_iter();
+        slots.extend(copies.filter(|(id, _)| !has_slot || damaged.contains(id)));
         let (opened, keys) = match &config.encryption {
             None => (None, Keys::plain(config.repository_id)),
             Some(_) => {
@@ -140,21 +151,22 @@ impl Repository {
             FormatError::AuthenticationFailed { .. } => RepositoryError::ConfigForged,
             source => document(source),
         })?;
-        let damaged = damaged_slots(&**storage, opened.filter(|_| !has_slot))?;
-        let done = put(&**storage, &spare, &stored, damaged)?;
+        let absent = opened.filter(|id| !has_slot && !damaged.contains(id));
+        let is_whole = read_config(&**storage).is_ok_and(|(stored, _)| {
+            Config::verify(&stored, |bytes| keys.config_mac(bytes)).is_ok()
+        });
+        let config = (!is_whole).then_some(stored.as_slice());
+        let slots = damaged.into_iter().chain(absent);
+        let done = put(&**storage, &spare, config, slots)?;
         Ok(done)
     }
 }
 
-/// Returns the slots that are there and damaged, and `absent` besides.
-fn damaged_slots(
-    storage: &dyn Storage,
-    absent: Option<KeyId>,
-) -> Result<Vec<KeyId>, RepositoryError> {
-    let mut damaged = Vec::from_iter(absent);
+/// Returns the slots that are there and damaged.
+fn damaged_slots(storage: &dyn Storage) -> Result<Vec<KeyId>, RepositoryError> {
+    let mut damaged = Vec::new();
     for listed in storage.list(Area::Keys)? {
         if let Name::Key(id) = listed.name
-            && !damaged.contains(&id)
             && read_slot(storage, id).is_err_and(|error| error.is_damage())
         {
             damaged.push(id);
@@ -171,8 +183,8 @@ fn damaged_slots(
 fn put(
     storage: &dyn Storage,
     spare: &Spare,
-    config: &[u8],
-    slots: Vec<KeyId>,
+    config: Option<&[u8]>,
+    slots: impl Iterator<Item = KeyId>,
 ) -> Result<PutBack, RepositoryError> {
     let session = open_session(storage, "repair")?;
     let mut done = PutBack::default();
@@ -182,9 +194,13 @@ fn put(
             done.keys.push(id);
         }
     }
-    let is_there = read_config(storage).is_ok_and(|(stored, _)| stored == config);
-    if !is_there {
-        storage.put(session.id(), &Name::Config, config, Existing::Replace)?;
+    if let Some(config) = config {
+        // What stands there is kept: nobody can say what it was.
+        match storage.set_aside(&Name::Config) {
+            Ok(()) | Err(StorageError::NotFound(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        storage.put(session.id(), &Name::Config, config, Existing::Refuse)?;
         done.config = true;
     }
     Ok(done)
