@@ -73,7 +73,7 @@ pub fn open(context: &Context) -> Result<Arc<Repository>> {
     opened.map_err(|error| match error.downcast::<RepositoryError>() {
         Ok(error) => {
             let is_damage = match &error {
-                RepositoryError::WrongPassphrase => {
+                RepositoryError::WrongPassphrase | RepositoryError::NotEncrypted => {
                     Repository::differs_from_spare(&*storage, &options)
                 }
                 error => error.is_damage() && Repository::has_spare(&*storage, &options),
