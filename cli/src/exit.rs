@@ -2,6 +2,7 @@
 
 #[cfg(feature = "libvirt")]
 mod domain;
+pub mod repair;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -141,6 +142,9 @@ fn passed_on(cause: Cause<'_>) -> Option<Cause<'_>> {
     if let Some(inner) = domain::passed_on(cause) {
         return Some(inner);
     }
+    if let Some(inner) = repair::passed_on(cause) {
+        return Some(inner);
+    }
     if let Some(shared) = cause.downcast_ref::<Arc<PackError>>() {
         return Some(&**shared);
     }
@@ -209,6 +213,9 @@ fn outcome_of_cause(cause: Cause<'_>) -> Option<Outcome> {
     }
     #[cfg(feature = "libvirt")]
     if let Some(outcome) = domain::outcome(cause) {
+        return Some(outcome);
+    }
+    if let Some(outcome) = repair::outcome(cause) {
         return Some(outcome);
     }
     if cause.is::<CliError>() || cause.is::<ParseRefError>() {
@@ -331,6 +338,7 @@ fn hint_for_cause(cause: Cause<'_>) -> Option<String> {
         .or_else(|| cause.downcast_ref().and_then(repository_hint))
         .or_else(|| cause.downcast_ref().and_then(storage_hint))
         .or_else(|| cause.downcast_ref().and_then(gc_hint))
+        .or_else(|| repair::hint(cause))
         .or_else(|| cause.downcast_ref().and_then(source_hint))
         .or_else(|| cause.downcast_ref().and_then(mount_hint))
         .or_else(|| cause.downcast_ref().and_then(target_hint))

@@ -1,13 +1,13 @@
 //! A repository as the commands use it: opened, listed, and snapshots found by what was typed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use cairn_engine::crypto::Passphrase;
 use cairn_engine::repository::reference::{SnapshotRef, SnapshotSummary};
 use cairn_engine::repository::{
-    Access, Contents, OpenOptions, Repository, RepositoryError, Snapshot, SnapshotList,
+    Access, Contents, OpenOptions, PutBack, Repository, RepositoryError, Snapshot, SnapshotList,
 };
 use cairn_engine::storage::{Folder, Name, SharedStorage, StorageError};
 use jiff::tz::TimeZone;
@@ -15,7 +15,9 @@ use zeroize::Zeroizing;
 
 use crate::context::Context;
 use crate::exit::CliError;
+use crate::exit::repair::HasSpare;
 use crate::output::time;
+use crate::password;
 
 /// Returns how repositories are opened here: where they are, and where their caches go.
 pub fn open_options(context: &Context) -> Result<OpenOptions> {
@@ -47,8 +49,11 @@ pub fn passphrase(mut typed: Zeroizing<String>) -> Passphrase {
 
 /// Opens the folder of a repository that there is.
 pub fn storage(context: &Context) -> Result<SharedStorage> {
-    let path = context.repository()?;
-    let folder = Folder::open_at(&path).map_err(|error| match error {
+    storage_at(&context.repository()?)
+}
+
+fn storage_at(path: &Path) -> Result<SharedStorage> {
+    let folder = Folder::open_at(path).map_err(|error| match error {
         StorageError::NotFound(Name::Config) => RepositoryError::NoRepository {
             location: path.display().to_string(),
         },
@@ -62,9 +67,54 @@ pub fn open(context: &Context) -> Result<Arc<Repository>> {
     let options = open_options(context)?;
     let storage = storage(context)?;
     let given = context.is_passphrase_given();
-    Repository::open(storage, &options, given, || {
+    let opened = Repository::open(Arc::clone(&storage), &options, given, || {
+        context.passphrase().map(passphrase)
+    });
+    opened.map_err(|error| match error.downcast::<RepositoryError>() {
+        Ok(error) => {
+            let is_damage = match &error {
+                RepositoryError::WrongPassphrase | RepositoryError::NotEncrypted => {
+                    Repository::differs_from_spare(&*storage, &options)
+                }
+                error => error.is_damage() && Repository::has_spare(&*storage, &options),
+            };
+            match is_damage {
+                true => HasSpare(error).into(),
+                false => error.into(),
+            }
+        }
+        Err(error) => error,
+    })
+}
+
+/// Puts `config` and key slots back from the copies that this client keeps.
+pub fn put_back(context: &Context) -> Result<PutBack> {
+    let options = open_options(context)?;
+    Repository::put_back(&storage(context)?, &options, || {
         context.passphrase().map(passphrase)
     })
+}
+
+/// Opens another repository than the one that the command is about. Its passphrase is in a file of
+/// its own, or the same.
+pub fn open_other(
+    context: &Context,
+    path: &Path,
+    password_file: Option<&Path>,
+) -> Result<Arc<Repository>> {
+    let local = std::path::absolute(path).context("cannot tell the current folder")?;
+    let options = OpenOptions {
+        local: Some(local),
+        cache: cache_folder()?,
+    };
+    let ask = || -> Result<Passphrase> {
+        let typed = match password_file {
+            Some(file) => password::existing(Some(file))?,
+            None => context.passphrase()?,
+        };
+        Ok(passphrase(typed))
+    };
+    Repository::open(storage_at(path)?, &options, password_file.is_some(), ask)
 }
 
 /// Opens an encrypted repository, and returns the passphrase that did: it is asked for once, and

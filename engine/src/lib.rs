@@ -40,5 +40,7 @@ pub mod retention;
 pub mod stats;
 pub mod verify;
 
+pub mod repair;
+
 #[cfg(feature = "libvirt")]
 pub mod domain;

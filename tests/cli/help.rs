@@ -12,6 +12,7 @@ const COMMANDS: &[&str] = &[
     "export",
     "prove",
     "verify",
+    "repair",
     "diff",
     "ls",
     "get",

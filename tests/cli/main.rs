@@ -25,6 +25,7 @@ mod many_processes;
 mod mount;
 mod nbd_backup;
 mod prune;
+mod repair;
 mod resting;
 mod restore;
 mod snapshots;

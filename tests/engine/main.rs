@@ -51,6 +51,7 @@ mod qcow2_kinds;
 mod qcow2_malformed;
 mod qemu;
 mod raw_source;
+mod repair;
 mod retention;
 mod source_spec;
 mod space;

@@ -90,6 +90,7 @@ macro_rules! for_each_medium {
 
 for_each_medium! {
     objects_are_kept_and_listed_in_order
+    what_is_set_aside_is_there_and_listed_nowhere
     what_is_there_is_refused_or_replaced
     an_upload_has_no_name_before_its_end
     an_upload_keeps_the_object_that_is_there
@@ -185,6 +186,28 @@ fn objects_are_kept_and_listed_in_order(medium: &dyn Medium) -> Done {
     }
     assert_eq!(names(&*one, Area::Packs)?, [(pack(1), 0)]);
     assert_eq!(medium.count(&format!("tmp/{}", session.id()))?, 0);
+    Ok(())
+}
+
+fn what_is_set_aside_is_there_and_listed_nowhere(medium: &dyn Medium) -> Done {
+    let storage = medium.create()?;
+    let session = storage.open_session(b"")?;
+    upload(&*storage, session.id(), &pack(3), b"first")?;
+    upload(&*storage, session.id(), &pack(4), b"other")?;
+    let mut buf = [0; 5];
+    storage.read_at(&pack(3), 0, &mut buf)?;
+    storage.set_aside(&pack(3))?;
+    let gone = storage.read_at(&pack(3), 0, &mut buf);
+    assert!(matches!(gone, Err(StorageError::NotFound(name)) if name == pack(3)));
+    assert_eq!(names(&*medium.open()?, Area::Packs)?, [(pack(4), 5)]);
+    assert_eq!(medium.count("damaged")?, 1);
+    let again = storage.set_aside(&pack(3));
+    assert!(matches!(again, Err(StorageError::NotFound(name)) if name == pack(3)));
+    // What was stored anew can be set aside as well.
+    upload(&*storage, session.id(), &pack(3), b"again")?;
+    assert_eq!(storage.read(&pack(3), 5)?, b"again");
+    storage.set_aside(&pack(3))?;
+    assert_eq!(medium.count("damaged")?, 1);
     Ok(())
 }
 

@@ -5,12 +5,17 @@ use std::sync::{Arc, Mutex};
 
 use cairn_engine::id::SnapshotId;
 use cairn_engine::image::{CACHE_BYTES_DEFAULT, ImageCache};
+use cairn_engine::nbd::wire::{cmd, errno, opt};
+use cairn_engine::progress::{Cancel, Progress};
+use cairn_engine::repair::{RepairOptions, repair};
 use cairn_engine::repository::{Access, Contents, Repository};
 use cairn_nbd_export::disk::{Changes, Disk, DiskError, WriteDisk};
 use cairn_nbd_export::snapshot::{SnapshotDisk, WithWrites};
 
+use crate::peer::Peer;
 use crate::seed;
 use crate::support::{MemorySource, TestRepository, random_disk};
+use crate::world::World;
 
 const DISK_LEN: usize = 9_000_001;
 
@@ -162,4 +167,57 @@ fn writes_count_as_changes_even_since_the_snapshot_itself() {
     let changed = changes.changed(id, 0..1 << 20).expect("compares");
     assert!(changed.len() == 1 && changed[0] == (4096..4608));
     assert!(has(&changes, id) && changes.bases() == [id]);
+}
+
+/// Flips a byte early in the largest pack of a repository, which holds disk data.
+fn damage(repository: &TestRepository) {
+    let folders = std::fs::read_dir(repository.path().join("packs")).expect("there are packs");
+    let packs = folders.flatten().flat_map(|folder| {
+        let packs = std::fs::read_dir(folder.path()).expect("it is a folder");
+        packs.flatten().map(|pack| pack.path())
+    });
+    let largest = packs.max_by_key(|pack| pack.metadata().map_or(0, |found| found.len()));
+    let largest = largest.expect("there is a pack");
+    let mut bytes = std::fs::read(&largest).expect("it can be read");
+    bytes[500] ^= 4;
+    std::fs::write(&largest, bytes).expect("it can be written");
+}
+
+#[test]
+fn what_a_repair_could_not_heal_is_an_error_and_the_rest_is_right() {
+    let mut random = fastrand::Rng::with_seed(seed());
+    let repository = TestRepository::new();
+    let bytes = random_disk(&mut random, DISK_LEN);
+    let source = MemorySource::new(bytes.clone());
+    let id = repository.backup(source, None).expect("backs up").snapshot;
+    damage(&repository);
+    let opened = repository.open();
+    let (progress, cancel) = (Progress::default(), Cancel::default());
+    let options = RepairOptions {
+        packs: None,
+        donors: &[],
+        threads: 2,
+        progress: &progress,
+        cancel: &cancel,
+    };
+    let report = repair(&opened, &options).expect("it can be repaired");
+    let hurts = report.remaining.iter().flat_map(|fault| &fault.hurts);
+    let lost: Vec<Range<u64>> = hurts.map(|hurt| hurt.range.clone()).collect();
+    assert!(!lost.is_empty(), "{report:?}");
+    let world = World::of(Arc::new(open(&opened, id)));
+    let mut peer = Peer::ready(&world, Some(opt::STRUCTURED_REPLY));
+    let (mut good, mut bad) = (0, 0);
+    for (number, expected) in bytes.chunks(4096).enumerate() {
+        let (at, len) = (number as u64 * 4096, expected.len());
+        let reply = peer.request(cmd::READ, 0, at, len as u64);
+        let end = at + len as u64;
+        if lost.iter().any(|lost| lost.start < end && at < lost.end) {
+            bad += 1;
+            assert_eq!(reply.errno(), errno::EIO, "at {at}");
+        } else {
+            good += 1;
+            assert!(reply.ok().bytes(at, len) == expected, "other bytes at {at}");
+        }
+    }
+    assert!(bad > 0 && good > bad, "{good} good, {bad} bad");
 }

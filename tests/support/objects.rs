@@ -193,6 +193,11 @@ impl Storage for Objects {
         Ok(())
     }
 
+    fn set_aside(&self, name: &Name) -> Result<(), StorageError> {
+        self.set(*name, None);
+        Ok(())
+    }
+
     fn open_session(&self, document: &[u8]) -> Result<Box<dyn Session>, StorageError> {
         self.behind.open_session(document)
     }

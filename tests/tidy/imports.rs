@@ -27,14 +27,13 @@ const OPERATIONS: &[&str] = &[
     "diff",
     "gc",
     "keys",
-    "repair",
     "restore",
     "retention",
     "stats",
     "verify",
 ];
 /// Stand above the operations, and put them together.
-const ABOVE: &[&str] = &["domain"];
+const ABOVE: &[&str] = &["domain", "repair"];
 /// Crates with one home.
 const HOMES: &[(&str, &str)] = &[
     ("rocksdb::", "engine/src/index/"),

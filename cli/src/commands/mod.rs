@@ -25,6 +25,7 @@ mod prove;
 mod prune;
 #[cfg(feature = "libvirt")]
 mod recover;
+mod repair;
 mod restore;
 mod show;
 mod snapshots;
@@ -66,6 +67,7 @@ pub enum Command {
     #[cfg(feature = "libvirt")]
     Prove(prove::ProveArgs),
     Verify(verify::VerifyArgs),
+    Repair(repair::RepairArgs),
     Export(export::ExportArgs),
     Mount(mount::MountArgs),
     Umount(umount::UmountArgs),
@@ -104,6 +106,7 @@ pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
         #[cfg(feature = "libvirt")]
         Command::Prove(args) => prove::run(args, context),
         Command::Verify(args) => verify::run(args, context),
+        Command::Repair(args) => repair::run(args, context),
         Command::Export(args) => export::run(args, context),
         Command::Mount(args) => mount::run(args, context),
         Command::Umount(args) => umount::run(args, context),

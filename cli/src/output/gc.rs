@@ -94,7 +94,8 @@ impl CollectionReport {
 }
 
 impl Writer {
-    fn of(writer: &Waiting) -> Self {
+    /// Takes over what is known of a writer.
+    pub fn of(writer: &Waiting) -> Self {
         Self {
             session: writer.session.to_hex(),
             command: writer.command.clone(),

@@ -26,6 +26,7 @@ pub mod mount;
 #[cfg(feature = "libvirt")]
 pub mod prove;
 pub mod prune;
+pub mod repair;
 pub mod resting;
 pub mod restore;
 pub mod snapshots;

@@ -143,9 +143,9 @@ pub struct Hurt {
 /// Ranges listed for one object; JSON has them all.
 const HURTS_SHOWN_MAX: usize = 10;
 
-impl VerifyReport {
-    /// Returns what the engine found, as it is printed.
-    pub fn of(report: verify::VerifyReport, stored_only: bool) -> Self {
+impl Damage {
+    /// Takes over a fault that the engine found.
+    pub fn of(fault: verify::Fault) -> Self {
         let hurt = |hurt: verify::Hurt| Hurt {
             snapshot: hurt.snapshot,
             vm: hurt.vm,
@@ -154,11 +154,17 @@ impl VerifyReport {
             offset: hurt.range.start,
             length: hurt.range.end - hurt.range.start,
         };
-        let damage = |fault: verify::Fault| Damage {
+        Self {
             object: fault.object,
             problem: fault.message,
             hurts: fault.hurts.into_iter().map(hurt).collect(),
-        };
+        }
+    }
+}
+
+impl VerifyReport {
+    /// Returns what the engine found, as it is printed.
+    pub fn of(report: verify::VerifyReport, stored_only: bool) -> Self {
         Self {
             snapshots: report.snapshots,
             packs: report.packs,
@@ -167,35 +173,14 @@ impl VerifyReport {
             documents: stored_only.then_some(report.documents),
             references_checked: !stored_only && !report.is_cut,
             coverage: report.coverage.into(),
-            errors: report.faults.into_iter().map(damage).collect(),
+            errors: report.faults.into_iter().map(Damage::of).collect(),
         }
     }
 }
 
 impl Report for VerifyReport {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        for damage in &self.errors {
-            writeln!(
-                out,
-                "damaged: {}: {}",
-                damage.object,
-                printable(damage.problem.clone())
-            )?;
-            for hurt in damage.hurts.iter().take(HURTS_SHOWN_MAX) {
-                let (id, vm) = (hurt.snapshot.short(), printable(hurt.vm.clone()));
-                let (target, offset) = (printable(hurt.target.clone()), hurt.offset);
-                let kind = if hurt.is_file { "file " } else { "" };
-                let length = size::exact(hurt.length);
-                writeln!(
-                    out,
-                    "  hurts {id} of {vm}: {kind}{target} at offset {offset}, {length}"
-                )?;
-            }
-            if damage.hurts.len() > HURTS_SHOWN_MAX {
-                let more = damage.hurts.len() - HURTS_SHOWN_MAX;
-                writeln!(out, "  and {more} more ranges (--json lists them)")?;
-            }
-        }
+        write_damage(out, "damaged", &self.errors)?;
         let checked = size::human(self.checked_bytes);
         match self.documents {
             None => write!(out, "{} snapshots, ", self.snapshots)?,
@@ -217,6 +202,33 @@ impl Report for VerifyReport {
         }
         Ok(())
     }
+}
+
+/// Writes damaged objects, with whom they hurt.
+pub fn write_damage(out: &mut dyn Write, what: &str, damages: &[Damage]) -> io::Result<()> {
+    for damage in damages {
+        writeln!(
+            out,
+            "{what}: {}: {}",
+            damage.object,
+            printable(damage.problem.clone())
+        )?;
+        for hurt in damage.hurts.iter().take(HURTS_SHOWN_MAX) {
+            let (id, vm) = (hurt.snapshot.short(), printable(hurt.vm.clone()));
+            let (target, offset) = (printable(hurt.target.clone()), hurt.offset);
+            let kind = if hurt.is_file { "file " } else { "" };
+            let length = size::exact(hurt.length);
+            writeln!(
+                out,
+                "  hurts {id} of {vm}: {kind}{target} at offset {offset}, {length}"
+            )?;
+        }
+        if damage.hurts.len() > HURTS_SHOWN_MAX {
+            let more = damage.hurts.len() - HURTS_SHOWN_MAX;
+            writeln!(out, "  and {more} more ranges (--json lists them)")?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

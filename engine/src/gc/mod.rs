@@ -30,3 +30,4 @@ mod wait;
 pub use collection::Collection;
 pub use error::GcError;
 pub use options::{GcEvent, GcOptions, GcReport, Waiting};
+pub(crate) use wait::writers_at_work;

@@ -45,6 +45,17 @@ pub(super) fn writers(
     Ok(writers.into_iter().collect())
 }
 
+/// Returns the writers at work, but for `own`, with what is known of them.
+pub(crate) fn writers_at_work(
+    repository: &Repository,
+    own: &[SessionId],
+) -> Result<Vec<Waiting>, GcError> {
+    let ids = writers(repository, own)?;
+    let sessions = repository.storage().sessions()?;
+    let at_work = |session: &&SeenSession| session.alive && ids.contains(&session.id);
+    Ok(sessions.iter().filter(at_work).map(describe).collect())
+}
+
 /// Waits until the writers of a plan have ended. Returns those that have not when the time is over.
 pub(super) fn wait(
     repository: &Repository,

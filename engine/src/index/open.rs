@@ -74,15 +74,7 @@ impl Index {
         footers: &F,
     ) -> Result<(Self, OpenReport<F::Error>), IndexError> {
         let overlay = Overlay::new(options.overlay_memory, &options.temp_dir);
-        let index = Self {
-            options,
-            state: RwLock::new(State {
-                packs: Packs::default(),
-                overlay,
-                db: None,
-            }),
-            damaged: AtomicBool::new(false),
-        };
+        let index = Self::closed(options, overlay);
         let (sound, rebuilt) = index.load_or_reset(present);
         let mut report = OpenReport {
             taken_in: 0,
@@ -101,6 +93,32 @@ impl Index {
             index.complete(state, known, footers, &mut report)?;
         }
         Ok((index, report))
+    }
+
+    /// Throws the index on disk away, so that whoever opens it next builds it anew. Returns
+    /// whether that was done: not while another process is adding to it.
+    pub fn discard(options: IndexOptions) -> Result<bool, IndexError> {
+        let overlay = Overlay::new(options.overlay_memory, &options.temp_dir);
+        let index = Self::closed(options, overlay);
+        if !index.options.dir.exists() {
+            return Ok(true);
+        }
+        match index.lock(Sharing::Exclusive)? {
+            Some(_lock) => index.reset().map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn closed(options: IndexOptions, overlay: Overlay) -> Self {
+        Self {
+            options,
+            state: RwLock::new(State {
+                packs: Packs::default(),
+                overlay,
+                db: None,
+            }),
+            damaged: AtomicBool::new(false),
+        }
     }
 
     /// Takes in every pack present but those `known`, into the database or else into the overlay.

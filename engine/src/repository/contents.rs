@@ -178,6 +178,16 @@ impl Contents {
         self.footers.get(pack)
     }
 
+    /// Throws the index of a repository away. Returns whether that was done: not while another
+    /// process is adding to it.
+    pub(crate) fn discard_index(repository: &Repository) -> Result<bool, RepositoryError> {
+        let session = repository.open_writer("repair")?;
+        let temp = repository.temp_folder(session.id())?;
+        let id = repository.config().repository_id;
+        let options = IndexOptions::new(repository.index_folder().to_owned(), temp, id);
+        Ok(Index::discard(options)?)
+    }
+
     /// Returns where contents are, by the index and what was read of the packs; `None` where
     /// neither knows any place.
     pub fn locate(&self, ids: &[ContentId]) -> Result<Vec<Option<Place>>, RepositoryError> {
@@ -289,7 +299,7 @@ impl Contents {
     }
 
     /// Returns the content at a place, if the place really holds it.
-    pub(super) fn content_at(
+    pub(crate) fn content_at(
         &self,
         pack: PackId,
         place: &Place,

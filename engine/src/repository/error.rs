@@ -67,6 +67,9 @@ pub enum RepositoryError {
     /// The repository is encrypted, and none of its key slots can be read.
     #[error("no key slot can be read")]
     NoKeySlots,
+    /// This client keeps no copy of the settings.
+    #[error("this client keeps no copy of `config`")]
+    NoSpare,
     /// A key slot cannot be stored.
     #[error("the key slot cannot be described")]
     KeySlot(#[source] FormatError),

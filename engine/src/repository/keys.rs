@@ -56,7 +56,7 @@ pub(super) fn new_slot(
 }
 
 /// Reads one key slot, checked against its name.
-fn read_slot(storage: &dyn Storage, id: KeyId) -> Result<KeySlot, RepositoryError> {
+pub(super) fn read_slot(storage: &dyn Storage, id: KeyId) -> Result<KeySlot, RepositoryError> {
     let object = Name::Key(id);
     let stored = storage.read(&object, SMALL_DOCUMENT_LEN_MAX)?;
     if blake3::hash(&stored) != *id.as_bytes() {
@@ -66,7 +66,7 @@ fn read_slot(storage: &dyn Storage, id: KeyId) -> Result<KeySlot, RepositoryErro
 }
 
 /// Reads every key slot. Damaged ones are left out: another may still open the repository.
-fn read_slots(storage: &dyn Storage) -> Result<Vec<(KeyId, KeySlot)>, RepositoryError> {
+pub(super) fn read_slots(storage: &dyn Storage) -> Result<Vec<(KeyId, KeySlot)>, RepositoryError> {
     let mut slots = Vec::new();
     for listed in storage.list(Area::Keys)? {
         let Name::Key(id) = listed.name else { continue };
@@ -85,7 +85,16 @@ pub(super) fn unlock(
     config: &Config,
     passphrase: &Passphrase,
 ) -> Result<(KeyId, MasterKey), RepositoryError> {
-    let (ids, slots): (Vec<KeyId>, Vec<KeySlot>) = read_slots(storage)?.into_iter().unzip();
+    unlock_with(read_slots(storage)?, config, passphrase)
+}
+
+/// Opens whichever of these slots the passphrase fits, and says which.
+pub(super) fn unlock_with(
+    slots: Vec<(KeyId, KeySlot)>,
+    config: &Config,
+    passphrase: &Passphrase,
+) -> Result<(KeyId, MasterKey), RepositoryError> {
+    let (ids, slots): (Vec<KeyId>, Vec<KeySlot>) = slots.into_iter().unzip();
     if slots.is_empty() {
         return Err(RepositoryError::NoKeySlots);
     }

@@ -15,6 +15,7 @@ mod process;
 pub mod reference;
 mod search;
 mod snapshots;
+mod spare;
 
 pub use contents::{Access, Contents};
 pub use error::RepositoryError;
@@ -30,3 +31,4 @@ use process::session_document;
 pub use search::Copies;
 pub(crate) use search::weightiest;
 pub use snapshots::{Snapshot, SnapshotList, UnreadableSnapshot};
+pub use spare::PutBack;

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::RepositoryError;
 use super::keys::{new_slot, unlock};
+use super::{RepositoryError, spare};
 use crate::chunker::ChunkerSettings;
 use crate::crypto::{Keys, MasterKey, Passphrase};
 use crate::format::config::{Compression, Config};
@@ -111,6 +111,7 @@ impl Repository {
         drop(session);
         // A medium that is full by now may get room later; a collection tries again.
         drop(storage.keep_reserve());
+        spare::keep(&*storage, options, &stored);
         Self::assemble(storage, config, keys, options)
     }
 
@@ -142,6 +143,7 @@ impl Repository {
                 source,
             },
         })?;
+        spare::keep(&*storage, options, &stored);
         Ok(Self::assemble(storage, config, keys, options)?)
     }
 

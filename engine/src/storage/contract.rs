@@ -78,6 +78,19 @@ pub trait Storage: Send + Sync {
     /// A power cut may bring the object back, whole, until it is settled ([`Storage::settle`]).
     fn delete(&self, name: &Name) -> Result<(), StorageError>;
 
+    /// Takes an object out of its area, to where nobody reads it: whoever wants to look at it finds
+    /// it below `damaged/`, under the last part of its name. One of that name that was set aside
+    /// before is replaced.
+    ///
+    /// # Durability
+    ///
+    /// Durable on return.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::NotFound`] of an object that is not there.
+    fn set_aside(&self, name: &Name) -> Result<(), StorageError>;
+
     /// Opens a session: visible to others from the moment this returns until it and all its uploads
     /// are dropped, or its process ends, however it ends.
     ///

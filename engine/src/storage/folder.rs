@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 
 use super::atomic::{Clash, Draft, Published, Publisher, lock};
-use super::fs::{Entry, EntryKind, FileSystem, LockMode, OpenFile, parent};
+use super::fs::{Entry, EntryKind, FileSystem, LockMode, OpenFile, RenameMode, parent};
 use super::handles::Handles;
 use super::real::RealFs;
 use super::reserve;
@@ -20,6 +20,9 @@ use crate::id::SessionId;
 const GC: &str = "gc";
 /// Locked by the one collection at work; never removed, so that all lock the same file.
 const COLLECTION_LOCK: &str = "gc/lock";
+
+/// What is set aside goes here; no area is below it.
+const DAMAGED: &str = "damaged";
 
 /// Every folder that a repository has from its beginning.
 const LAYOUT: [&str; 7] = [
@@ -282,6 +285,22 @@ impl<F: FileSystem> Storage for Folder<F> {
             }
             _ => Ok(()),
         }
+    }
+
+    fn set_aside(&self, name: &Name) -> Result<(), StorageError> {
+        self.packs.forget(name);
+        self.publisher.ensure_folder(DAMAGED)?;
+        let path = name.path();
+        let last = path
+            .rsplit_once('/')
+            .map_or(path.as_str(), |(_, last)| last);
+        let aside = format!("{DAMAGED}/{last}");
+        self.fs
+            .rename(&path, &aside, RenameMode::Replace)
+            .map_err(|err| absent(name, "set aside", err))?;
+        // Its new name first: a power cut must not leave it without any.
+        self.publisher.settle(DAMAGED)?;
+        self.settle(name)
     }
 
     fn open_session(&self, document: &[u8]) -> Result<Box<dyn Session>, StorageError> {

@@ -29,7 +29,9 @@ use crate::pool::NoThread;
 use crate::progress::{Cancel, Progress};
 use crate::repository::{Contents, RepositoryError, Snapshot, SnapshotList};
 
+pub(crate) use packs::{Checker, PackFindings};
 use readings::Depth;
+pub(crate) use report::describe;
 pub use report::{Fault, FaultKind, Hurt, VerifyReport};
 use run::Verification;
 pub use stored::{StoredOptions, verify_stored};

@@ -23,22 +23,22 @@ const FAULTS_TOLD_MAX: usize = 3;
 
 /// What was found in one pack.
 #[derive(Default)]
-struct PackFindings {
+pub(crate) struct PackFindings {
     /// It is not there.
-    is_gone: bool,
+    pub(crate) is_gone: bool,
     /// Nothing in it can be read, for this reason.
-    unreadable: Option<PackError>,
+    pub(crate) unreadable: Option<PackError>,
     /// The first few of its faults, and the number of all.
-    told: Vec<String>,
-    faults: usize,
+    pub(crate) told: Vec<String>,
+    pub(crate) faults: usize,
     /// Contents that cannot be decoded or do not match their ids.
-    bad_contents: Vec<ContentId>,
+    pub(crate) bad_contents: Vec<ContentId>,
     is_read: bool,
     /// Entries that the index knows nowhere.
     unindexed: usize,
     /// Entries that the index knows elsewhere in this pack.
     misplaced: usize,
-    checked_bytes: u64,
+    pub(crate) checked_bytes: u64,
     checked_contents: u64,
 }
 
@@ -216,7 +216,7 @@ fn add(findings: &mut Findings, pack: PackId, result: &PackFindings) {
 }
 
 /// One thread's tools.
-struct Checker<'v> {
+pub(crate) struct Checker<'v> {
     contents: &'v Contents,
     options: &'v VerifyOptions<'v>,
     decompressor: Decompressor,
@@ -225,7 +225,7 @@ struct Checker<'v> {
 }
 
 impl<'v> Checker<'v> {
-    fn new(contents: &'v Contents, options: &'v VerifyOptions<'v>) -> Self {
+    pub(crate) fn new(contents: &'v Contents, options: &'v VerifyOptions<'v>) -> Self {
         let (stored, plain) = (Vec::new(), Vec::new());
         Self {
             contents,
@@ -236,7 +236,12 @@ impl<'v> Checker<'v> {
         }
     }
 
-    fn pack(&mut self, pack: PackId, with_data: bool) -> Result<PackFindings, VerifyError> {
+    /// Looks at one pack: at its footer and the index, and at all of its bytes if asked.
+    pub(crate) fn pack(
+        &mut self,
+        pack: PackId,
+        with_data: bool,
+    ) -> Result<PackFindings, VerifyError> {
         if self.options.cancel.is_cancelled() {
             return Err(VerifyError::Cancelled);
         }

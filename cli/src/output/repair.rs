@@ -1,0 +1,173 @@
+//! What `cairn repair` did.
+
+use std::io::{self, Write};
+
+use cairn_engine::repair::RepairReport;
+use serde::Serialize;
+
+use super::Report;
+use super::gc::{Writer, describe};
+use super::size;
+use super::table::printable;
+use super::verify::{Damage, write_damage};
+
+/// What a repair found and did.
+#[derive(Debug, Serialize)]
+pub struct Repaired {
+    /// Whether the index was built anew.
+    pub rebuilt_index: bool,
+    /// Packs that were read.
+    pub packs: u64,
+    /// Stored bytes that were read of them.
+    pub checked_bytes: u64,
+    /// Damaged packs.
+    pub damaged_packs: Vec<Pack>,
+    /// Whether they were set aside, to `damaged/`.
+    pub set_aside: bool,
+    /// Chunks and recipe nodes that were whole in them, and were moved.
+    pub salvaged: u64,
+    /// Chunks and recipe nodes that were damaged in one pack and are whole in another.
+    pub copied: u64,
+    /// Chunks and recipe nodes that came from elsewhere.
+    pub healed: u64,
+    /// Packs written.
+    pub written_packs: u64,
+    /// Stored bytes written.
+    pub written_bytes: u64,
+    /// Writers at work, because of which the damaged packs stay where they are.
+    pub waiting_for: Vec<Writer>,
+    /// What is still damaged or lost, and whom it hurts.
+    pub remaining: Vec<Damage>,
+    #[serde(skip)]
+    writers: Vec<String>,
+}
+
+/// A damaged pack.
+#[derive(Debug, Serialize)]
+pub struct Pack {
+    /// Its id.
+    pub id: String,
+    /// What is wrong with it.
+    pub problem: String,
+    /// Whether its footer can be read: else nothing can be taken out of it.
+    pub readable: bool,
+    /// Chunks and recipe nodes in it that are damaged.
+    pub damaged: usize,
+}
+
+impl Repaired {
+    /// Puts together what is said.
+    pub fn of(report: RepairReport) -> Self {
+        let packs = report.damaged.into_iter().map(|pack| Pack {
+            id: pack.id.to_hex(),
+            problem: pack.problem,
+            readable: pack.is_readable,
+            damaged: pack.bad.len(),
+        });
+        Self {
+            rebuilt_index: report.rebuilt_index,
+            packs: report.packs,
+            checked_bytes: report.checked_bytes,
+            damaged_packs: packs.collect(),
+            set_aside: report.is_set_aside,
+            salvaged: report.salvaged,
+            copied: report.copied,
+            healed: report.healed,
+            written_packs: report.written_packs,
+            written_bytes: report.written_bytes,
+            writers: report.waiting_for.iter().map(describe).collect(),
+            waiting_for: report.waiting_for.iter().map(Writer::of).collect(),
+            remaining: report.remaining.into_iter().map(Damage::of).collect(),
+        }
+    }
+}
+
+impl Report for Repaired {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        for pack in &self.damaged_packs {
+            let place = match self.set_aside {
+                true => format!("damaged/{}", pack.id),
+                false => format!("packs/{}/{}", pack.id.get(..2).unwrap_or_default(), pack.id),
+            };
+            writeln!(out, "{place}: {}", printable(pack.problem.clone()))?;
+        }
+        let checked = size::human(self.checked_bytes);
+        writeln!(out, "read         {checked} in {} packs", self.packs)?;
+        let aside = match (self.damaged_packs.len(), self.set_aside) {
+            (0, _) => "none".to_owned(),
+            (count, true) => format!("{count} packs, set aside"),
+            (count, false) => format!("{count} packs, which stay for now"),
+        };
+        writeln!(out, "damaged      {aside}")?;
+        let written = size::human(self.written_bytes);
+        writeln!(
+            out,
+            "moved        {} chunks and recipe nodes that were whole in them",
+            self.salvaged
+        )?;
+        writeln!(
+            out,
+            "healed       {} by another pack, {} from elsewhere",
+            self.copied, self.healed
+        )?;
+        writeln!(
+            out,
+            "written      {written} in {} packs",
+            self.written_packs
+        )?;
+        for writer in &self.writers {
+            writeln!(out, "at work      {writer}")?;
+        }
+        if !self.writers.is_empty() {
+            return writeln!(out, "run `cairn repair` again when they have ended");
+        }
+        write_damage(out, "lost", &self.remaining)?;
+        match self.remaining.is_empty() {
+            true => writeln!(out, "everything is whole"),
+            false => Ok(()),
+        }
+    }
+}
+
+/// What was put back from the copies that this client keeps.
+#[derive(Debug, Serialize)]
+pub struct SettingsRepaired {
+    /// Whether `config` was.
+    pub config: bool,
+    /// The key slots that were.
+    pub keys: Vec<String>,
+}
+
+impl Report for SettingsRepaired {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.config {
+            writeln!(out, "put back: config")?;
+        }
+        for key in &self.keys {
+            writeln!(out, "put back: keys/{key}")?;
+        }
+        match self.config || !self.keys.is_empty() {
+            true => Ok(()),
+            false => writeln!(out, "config and key slots are whole"),
+        }
+    }
+}
+
+/// What became of the index.
+#[derive(Debug, Serialize)]
+pub struct IndexRepaired {
+    /// Whether it was built anew.
+    pub rebuilt_index: bool,
+}
+
+impl Report for IndexRepaired {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        match self.rebuilt_index {
+            true => writeln!(out, "the index was built anew"),
+            false => writeln!(
+                out,
+                "another process is adding to the index: it stays as it is"
+            ),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What a repair is asked to do, and what it says of itself.
+
+use crate::gc::Waiting;
+use crate::id::PackId;
+use crate::progress::{Cancel, Progress};
+use crate::verify::Fault;
+
+use super::{DamagedPack, Donor};
+
+/// What a repair is asked to do.
+pub struct RepairOptions<'o> {
+    /// The packs that are read; `None` for all.
+    pub packs: Option<Vec<PackId>>,
+    /// Where what is lost may still be had, in the order in which they are asked.
+    pub donors: &'o [Donor],
+    /// Threads that read and decode; at least 1.
+    pub threads: usize,
+    /// Where counters go.
+    pub progress: &'o Progress,
+    /// Asked often.
+    pub cancel: &'o Cancel,
+}
+
+/// What a repair did.
+#[derive(Debug, Default)]
+pub struct RepairReport {
+    /// Whether the index was thrown away to be built anew.
+    pub rebuilt_index: bool,
+    /// Packs read.
+    pub packs: u64,
+    /// Bytes read of them.
+    pub checked_bytes: u64,
+    /// Damaged packs, by id.
+    pub damaged: Vec<DamagedPack>,
+    /// Whether the damaged packs were set aside. They were not if writers are at work.
+    pub is_set_aside: bool,
+    /// Writers at work, which may be building on the damaged packs.
+    pub waiting_for: Vec<Waiting>,
+    /// Chunks and nodes that were whole in damaged packs, and are in new ones now.
+    pub salvaged: u64,
+    /// Chunks and nodes that were damaged in one pack and are whole in another.
+    pub copied: u64,
+    /// Chunks and nodes that came from donors.
+    pub healed: u64,
+    /// Packs written.
+    pub written_packs: u64,
+    /// Their stored bytes.
+    pub written_bytes: u64,
+    /// What is still wrong, and whom it hurts. Not looked for where packs could not be set aside.
+    pub remaining: Vec<Fault>,
+}
