@@ -13,6 +13,8 @@ struct State {
     random: fastrand::Rng,
     turn: usize,
     at_work: Vec<bool>,
+    /// An actor that has no turn for so many points: a process that is stopped, or slow.
+    asleep: Option<(usize, u32)>,
     /// After how many more points the power is cut.
     cut_after: Option<u32>,
     trace: Vec<String>,
@@ -26,6 +28,7 @@ impl Baton {
                 random: fastrand::Rng::with_seed(seed),
                 turn: 0,
                 at_work: vec![true; actors],
+                asleep: None,
                 cut_after,
                 trace: Vec::new(),
             }),
@@ -64,7 +67,15 @@ impl Baton {
                 }
             }
         }
-        if state.random.u8(..) < 40 {
+        let falls_asleep = state.random.u8(..) < 3;
+        let points = state.random.u32(20..600);
+        state.asleep = match state.asleep {
+            Some((_, 0)) => None,
+            Some((sleeper, left)) => Some((sleeper, left - 1)),
+            None => falls_asleep.then_some((actor, points)),
+        };
+        let sleeps = state.asleep.is_some_and(|(sleeper, _)| sleeper == actor);
+        if sleeps || state.random.u8(..) < 40 {
             Self::pass(&mut state);
             self.passed.notify_all();
         }
@@ -83,10 +94,15 @@ impl Baton {
     }
 
     fn pass(state: &mut State) {
-        let others: Vec<usize> = (0..state.at_work.len())
+        let awake =
+            |actor: &usize| !matches!(state.asleep, Some((sleeper, _)) if sleeper == *actor);
+        let at_work: Vec<usize> = (0..state.at_work.len())
             .filter(|actor| state.at_work[*actor])
             .collect();
-        if let Some(next) = state.random.choice(others) {
+        let others: Vec<usize> = at_work.iter().copied().filter(awake).collect();
+        // Nobody else has anything to do: the sleeper wakes.
+        let candidates = if others.is_empty() { at_work } else { others };
+        if let Some(next) = state.random.choice(candidates) {
             state.turn = next;
         }
     }
