@@ -76,7 +76,7 @@ fn encryption_cannot_be_switched_off_unseen() {
     let kept = settings.clone();
     settings["encryption"] = serde_json::Value::Null;
     fs::write(&config, settings.to_string()).expect("config can be written");
-    world.run(["snapshots"]).refused(14, "not encrypted");
+    world.run(["snapshots"]).refused(13, "not encrypted");
     let mut settings = kept;
     settings["chunker"]["average"] = (1 << 20).into();
     fs::write(&config, settings.to_string()).expect("config can be written");

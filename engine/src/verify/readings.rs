@@ -15,7 +15,7 @@ use crate::storage::replace_file;
 
 /// What the file begins with.
 const MAGIC: [u8; 8] = *b"cairn-r1";
-/// A pack, and its two times in seconds since 1970.
+/// A pack, and its two times in milliseconds since 1970.
 const ENTRY_LEN: usize = KEY_LEN + 8 + 8;
 /// As much of a pack's id as tells it from all others of its repository.
 const KEY_LEN: usize = 16;
@@ -35,7 +35,7 @@ pub(super) enum Depth {
     Plain,
 }
 
-/// When one pack was read last and found whole, in seconds since 1970; 0 for never. Where both are
+/// When one pack was read last and found whole, in milliseconds since 1970; 0 for never. Where both are
 /// 0, the pack is damaged: packs that were just never read are not remembered at all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Times {
@@ -86,8 +86,8 @@ impl Readings {
 
     /// Returns when a pack was last read as deeply as it is now, and found whole.
     pub(super) fn last(&self, pack: PackId) -> Option<Timestamp> {
-        let seconds = self.times(pack)?.at(self.depth);
-        Timestamp::from_second(seconds).ok().filter(|_| seconds > 0)
+        let time = self.times(pack)?.at(self.depth);
+        Timestamp::from_millisecond(time).ok().filter(|_| time > 0)
     }
 
     /// Returns whether a pack was found damaged when it was read last.
@@ -98,7 +98,7 @@ impl Readings {
     /// Notes that a pack was read to its end and is whole. What was decoded was read as stored,
     /// too.
     pub(super) fn whole(&mut self, pack: PackId, now: Timestamp) {
-        let now = now.as_second();
+        let now = now.as_millisecond();
         let plain = match self.depth {
             Depth::Plain => now,
             Depth::Stored => self.times.get(&key(pack)).map_or(0, |times| times.plain),
@@ -166,7 +166,7 @@ fn read(file: &Path, now: Timestamp) -> HashMap<Key, Times> {
     let limit = len_max as u64 + 1;
     let read = File::open(file).and_then(|file| file.take(limit).read_to_end(&mut bytes));
     match read {
-        Ok(len) if len <= len_max => decode(&bytes, now.as_second()).unwrap_or_default(),
+        Ok(len) if len <= len_max => decode(&bytes, now.as_millisecond()).unwrap_or_default(),
         _ => HashMap::new(),
     }
 }
