@@ -35,8 +35,8 @@ pub(super) enum Depth {
     Plain,
 }
 
-/// When one pack was read last and found whole, in milliseconds since 1970; 0 for never. Where both are
-/// 0, the pack is damaged: packs that were just never read are not remembered at all.
+/// When one pack was read last and found whole, in milliseconds since 1970; 0 for never. Where both
+/// are 0, the pack is damaged: packs that were just never read are not remembered at all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Times {
     stored: i64,
