@@ -12,6 +12,7 @@ mod support;
 mod acts;
 mod baton;
 mod model;
+mod named;
 mod staged;
 
 use std::sync::Arc;
