@@ -1,6 +1,7 @@
 //! Histories that have a name: those in which other collectors lost data, and those that chance
 //! comes to too seldom.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -174,6 +175,41 @@ fn nobody_begins_to_read_what_is_to_be_taken() {
         collection.sweep(plan, Some(covered)).expect("deletes");
     });
     assert!(repository.snapshots().expect("lists").snapshots.is_empty());
+}
+
+/// A writer that begins after the plan stores anew what only condemned packs have: they go before
+/// its snapshot is there for anybody to see.
+#[test]
+fn who_writes_after_the_plan_builds_nothing_on_what_it_condemns() {
+    let (fs, cache) = (SimFs::new(7), scratch());
+    let repository = init_on(&fs, cache.path()).expect("makes one");
+    let bytes = disk(7);
+    let id = back_up(&repository, &bytes);
+    repository.forget(&[id]).expect("forgets");
+    let other = open_on(&fs.spawn(), cache.path()).expect("opens");
+    let late = with_options(Timestamp::now(), |options| {
+        let mut collection = Collection::begin(&other, options).expect("begins");
+        let planned = collection
+            .plan()
+            .expect("plans")
+            .expect("there is something");
+        let rest = RefCell::new(Some((collection, planned)));
+        let deleted = || {
+            let (mut collection, planned) = rest.take().ok_or("it is asked once")?;
+            let done = collection.sweep(planned.plan, Some(planned.covered));
+            done.map_err(|error| chain(&error))
+        };
+        let (progress, cancel) = (Progress::default(), Cancel::default());
+        let options = BackupOptions {
+            before_publish: Some(&deleted),
+            ..BackupOptions::new(1, &progress, &cancel)
+        };
+        let source = Box::new(MemorySource::new(bytes.clone()));
+        let disks = vec![disk_request("vda", source)];
+        backup_disks(&repository, disks, None, &options)
+    });
+    let late = late.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    check(&repository, late.snapshot, &bytes, "written after the plan");
 }
 
 /// A process that dies at a call of the disk, of which there are so many.
