@@ -183,6 +183,9 @@ fn every_file_has_its_own_salt_and_its_name_checks_without_a_key() {
     let mut files = 0;
     for (path, stored) in stored_files(&repository.path()) {
         let relative = path.strip_prefix(repository.path()).expect("it is below");
+        if relative.ends_with("gc/reserve") {
+            continue;
+        }
         let name = Name::from_path(&relative.to_string_lossy()).expect("only objects are left");
         if name == Name::Config {
             continue;

@@ -1,5 +1,9 @@
 //! What a process adds to an index, and how it gets into the database on disk.
 
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
+
 use super::db::{self, Access, Db};
 use super::lock::Sharing;
 use super::packs::{Packs, TakenIn};
@@ -75,6 +79,9 @@ impl Index {
         let Some(_lock) = self.lock(Sharing::Exclusive)? else {
             return Ok(Ingest::NotIngested);
         };
+        if self.has_news(new) {
+            return Ok(Ingest::NotIngested);
+        }
         // Closed first, so that the filters of the whole index are in memory once, not twice.
         *db = None;
         let ingested = self.ingest_locked(present, new, places);
@@ -89,6 +96,32 @@ impl Index {
         }
         *db = Some(reopened?);
         ingested.map(|()| Ingest::Done)
+    }
+
+    /// Returns whether a database that is to be thrown away has learned of packs since it was
+    /// looked at. Whoever opened it since counts on what it knows, so it stays.
+    fn has_news(&self, new: &[TakenIn]) -> bool {
+        let Some(outdated) = self.outdated().take() else {
+            return false;
+        };
+        let known = Db::open(
+            &self.options.database(),
+            Access::Read,
+            self.options.cache_memory,
+        )
+        .and_then(|db| db.taken_in());
+        let read: HashSet<PackId> = new.iter().map(|record| record.pack).collect();
+        let is_news = |pack: &PackId| !outdated.contains(pack) && !read.contains(pack);
+        // One that cannot be read any more tells nobody anything.
+        let has_news = known.is_ok_and(|known| known.iter().any(|it| is_news(&it.pack)));
+        if has_news {
+            self.damaged.store(false, Ordering::Relaxed);
+        }
+        has_news
+    }
+
+    pub(super) fn outdated(&self) -> MutexGuard<'_, Option<HashSet<PackId>>> {
+        self.outdated.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ingest_locked(

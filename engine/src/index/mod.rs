@@ -19,9 +19,10 @@ mod packs;
 mod place;
 mod take_in;
 
+use std::collections::HashSet;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub use error::IndexError;
 pub use find::Anywhere;
@@ -52,6 +53,8 @@ pub struct Index {
     state: RwLock<State>,
     /// Whether the database has turned out to be unreadable in part.
     damaged: AtomicBool,
+    /// What a database knew that is to be thrown away though it can be read.
+    outdated: Mutex<Option<HashSet<PackId>>>,
 }
 
 struct State {

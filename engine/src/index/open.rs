@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::fs;
 use std::ops::ControlFlow;
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, RwLock};
 
 use super::db::{Access, Db};
 use super::ingest::assert_prefix;
@@ -118,6 +118,7 @@ impl Index {
                 db: None,
             }),
             damaged: AtomicBool::new(false),
+            outdated: Mutex::default(),
         }
     }
 
@@ -198,9 +199,11 @@ impl Index {
             (load @ (Load::Missing | Load::Unavailable), _) | (load, false) => {
                 (load.usable(), false)
             }
-            (load @ Load::Stale(..), true) => {
-                drop(load);
+            (Load::Stale(db, known), true) => {
+                drop(db);
                 // Thrown away only when the new one is ready to be written: others use it.
+                let known = known.into_iter().map(|record| record.pack).collect();
+                *self.outdated() = Some(known);
                 self.damaged.store(true, Ordering::Relaxed);
                 (None, true)
             }
