@@ -6,8 +6,9 @@ use zeroize::Zeroizing;
 
 use super::seal::FileSeal;
 use super::secret::MasterKey;
+use crate::format::pack::PackKind;
 use crate::format::{FileKind, Salt};
-use crate::id::{ChunkId, NodeId, RepositoryId};
+use crate::id::{ChunkId, ContentId, NodeId, RepositoryId};
 
 type Subkey = Zeroizing<[u8; 32]>;
 
@@ -68,6 +69,14 @@ impl Keys {
     /// Returns the id of a recipe node from its encoded bytes.
     pub fn node_id(&self, encoded: &[u8]) -> NodeId {
         NodeId::from_bytes(blake3::keyed_hash(&self.node_ids, encoded).into())
+    }
+
+    /// Returns the id of content, by the kind of pack that holds it.
+    pub fn content_id(&self, kind: PackKind, plain: &[u8]) -> ContentId {
+        match kind {
+            PackKind::Data => self.chunk_id(plain).into(),
+            PackKind::Nodes => self.node_id(plain).into(),
+        }
     }
 
     /// Returns the chunker's gear table, or `None` in plain repositories: they use the public one.

@@ -2,20 +2,17 @@
 //! compared with its id first: what cannot be proven whole is not moved, and its pack stays.
 
 use std::collections::{BTreeSet, HashSet};
-use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use crate::compress::{Compressor, Decompressor};
-use crate::format::pack::{Footer, FrameEntry, PackKind};
-use crate::id::{ContentId, PackId};
-use crate::pack::{Frame, Framer, PackContext, PackError, PackReader, PackSink, Packer};
+use crate::format::pack::PackKind;
+use crate::id::ContentId;
+use crate::pack::PackError;
 use crate::pool;
 use crate::progress::Progress;
-use crate::repository::Contents;
+use crate::repository::{Contents, MovedFrame, Mover};
 use crate::storage::Session;
 
 use super::census::{Census, Pack};
-use super::duplicates::hash;
 use super::{GcError, GcOptions};
 
 /// What was moved.
@@ -63,25 +60,15 @@ fn repack_kind(
     options: &GcOptions<'_>,
     moved: &mut Moved,
 ) -> Result<(), GcError> {
-    let repository = contents.repository();
-    let config = repository.config();
-    let context = PackContext {
-        storage: repository.storage().clone(),
-        session: session.id(),
-        keys: Arc::clone(repository.keys()),
-        pack_len: config.pack_len,
-        frame_len: config
-            .frame_len
-            .max(repository.chunker().cut_params().max()),
-    };
-    let packer = Packer::start(context, kind, Arc::new(Forgetful)).map_err(GcError::NoPacker)?;
+    let packer = contents.repository().start_packer(session.id(), kind);
+    let packer = packer.map_err(GcError::NoPacker)?;
     let damaged = Mutex::new(BTreeSet::new());
     let items = packs.iter().map(Ok::<_, GcError>);
     let done = pool::for_each(options.threads, "repack", items, || {
-        let mut mover = Mover::new(contents, &packer, options);
+        let mut mover = Mover::new(contents, &packer);
         let damaged = &damaged;
         move |(number, pack): &(u32, &Pack)| {
-            if !mover.move_pack(pack)? {
+            if !move_pack(&mut mover, contents, pack, options)? {
                 let mut damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner);
                 damaged.insert(*number);
             }
@@ -98,141 +85,60 @@ fn repack_kind(
     Ok(())
 }
 
-/// Nobody has to be told of new packs: whoever opens the repository next takes them in.
-struct Forgetful;
-
-impl PackSink for Forgetful {
-    fn published(&self, _: PackId, _: &Footer) -> Result<(), PackError> {
-        Ok(())
+/// Moves what lives in a pack; returns whether all of that could be had.
+fn move_pack(
+    mover: &mut Mover<'_>,
+    contents: &Contents,
+    pack: &Pack,
+    options: &GcOptions<'_>,
+) -> Result<bool, GcError> {
+    let reader = contents.footer(pack.id)?;
+    let is_live = |entry: u32| pack.live.get(entry);
+    let mut is_whole = true;
+    for (number, frame) in (0_u32..).zip(&reader.footer().frames) {
+        if !frame.chunks.clone().any(is_live) {
+            continue;
+        }
+        if options.cancel.is_cancelled() {
+            return Err(GcError::Cancelled);
+        }
+        let len = u64::from(frame.stored_len);
+        if let Some(limit) = options.limit {
+            let taken = limit.take(len, options.cancel);
+            taken.map_err(|_| GcError::Cancelled)?;
+        }
+        let MovedFrame { bad, failure, .. } = mover.frame(&reader, number, is_live)?;
+        if let Some(shortage) = failure.filter(PackError::is_shortage) {
+            return Err(shortage.into());
+        }
+        Progress::add(&options.progress.done_bytes, len);
+        is_whole &= move_copies(mover, contents, pack.kind, bad)?;
     }
+    mover.flush()?;
+    Ok(is_whole)
 }
 
-/// What one thread moves packs with.
-struct Mover<'m, 'o> {
-    contents: &'m Contents,
-    packer: &'m Packer,
-    options: &'m GcOptions<'o>,
-    framer: Framer,
-    decompressor: Decompressor,
-    stored: Vec<u8>,
-    plain: Vec<u8>,
-}
-
-impl<'m, 'o> Mover<'m, 'o> {
-    fn new(contents: &'m Contents, packer: &'m Packer, options: &'m GcOptions<'o>) -> Self {
-        let config = contents.repository().config();
-        Self {
-            contents,
-            packer,
-            options,
-            framer: Framer::new(Compressor::new(config.compression), config.frame_len),
-            decompressor: Decompressor::new(),
-            stored: Vec::new(),
-            plain: Vec::new(),
+/// Moves what is not whole where it was from wherever it is; returns whether all was found.
+fn move_copies(
+    mover: &mut Mover<'_>,
+    contents: &Contents,
+    kind: PackKind,
+    ids: Vec<ContentId>,
+) -> Result<bool, GcError> {
+    if ids.is_empty() {
+        return Ok(true);
+    }
+    let keys = contents.repository().keys();
+    let ids: HashSet<ContentId> = ids.into_iter().collect();
+    let mut copies = contents.copies(&ids)?;
+    let mut is_whole = true;
+    for id in ids {
+        let hash = |bytes: &[u8]| keys.content_id(kind, bytes);
+        match contents.whole_copy(id, &mut copies, &mut None, hash) {
+            Ok(Some(bytes)) => mover.add(id, &bytes)?,
+            // Its pack stays, whatever the reason.
+            Ok(None) | Err(_) => is_whole = false,
         }
     }
-
-    /// Moves what lives in a pack; returns whether all of that could be had.
-    fn move_pack(&mut self, pack: &Pack) -> Result<bool, GcError> {
-        let reader = self.contents.footer(pack.id)?;
-        let mut is_whole = true;
-        for (number, frame) in (0_u32..).zip(&reader.footer().frames) {
-            if !frame.chunks.clone().any(|entry| pack.live.get(entry)) {
-                continue;
-            }
-            if self.options.cancel.is_cancelled() {
-                return Err(GcError::Cancelled);
-            }
-            if let Some(limit) = self.options.limit {
-                let taken = limit.take(u64::from(frame.stored_len), self.options.cancel);
-                taken.map_err(|_| GcError::Cancelled)?;
-            }
-            is_whole &= self.move_frame(pack, &reader, number, frame)?;
-        }
-        if let Some(frame) = self.framer.flush() {
-            self.packer.send(frame)?;
-        }
-        Ok(is_whole)
-    }
-
-    fn move_frame(
-        &mut self,
-        pack: &Pack,
-        reader: &PackReader,
-        number: u32,
-        frame: &FrameEntry,
-    ) -> Result<bool, GcError> {
-        let read = reader.read_frame(
-            self.contents.repository().storage(),
-            number,
-            &mut self.decompressor,
-            &mut self.stored,
-            &mut self.plain,
-        );
-        match read {
-            Ok(()) => {}
-            Err(error) if error.is_shortage() => return Err(error.into()),
-            Err(_) => self.plain.clear(),
-        }
-        Progress::add(
-            &self.options.progress.done_bytes,
-            u64::from(frame.stored_len),
-        );
-        let entries = reader.footer().frame_entries(frame);
-        let mut bad: HashSet<ContentId> = HashSet::new();
-        let mut good: Vec<(ContentId, Range<usize>)> = Vec::new();
-        let mut at = 0;
-        for (entry, content) in frame.chunks.clone().zip(entries) {
-            let range = at..at + content.len as usize;
-            at = range.end;
-            if !pack.live.get(entry) {
-                continue;
-            }
-            let bytes = self.plain.get(range.clone());
-            let found = bytes.map(|bytes| hash(self.contents, pack.kind, bytes));
-            match found == Some(content.id) {
-                true => good.push((content.id, range)),
-                false => drop(bad.insert(content.id)),
-            }
-        }
-        if good.len() == entries.len() {
-            // Compressed as it is: only the seal is new.
-            let whole = Frame {
-                codec: frame.codec,
-                plain_len: frame.plain_len,
-                stored: std::mem::take(&mut self.stored),
-                entries: entries.to_vec(),
-            };
-            self.packer.send(whole)?;
-            return Ok(true);
-        }
-        for (id, range) in good {
-            if let Some(frame) = self.framer.add(id, &self.plain[range]) {
-                self.packer.send(frame)?;
-            }
-        }
-        self.move_copies(pack.kind, bad)
-    }
-
-    /// Moves what is not whole where it was from wherever it is; returns whether all was found.
-    fn move_copies(&mut self, kind: PackKind, ids: HashSet<ContentId>) -> Result<bool, GcError> {
-        if ids.is_empty() {
-            return Ok(true);
-        }
-        let contents = self.contents;
-        let mut is_whole = true;
-        let copies = contents.copies(&ids)?;
-        for id in ids {
-            let bytes = contents.any_copy(id, &copies, |bytes| hash(contents, kind, bytes));
-            match bytes {
-                None => is_whole = false,
-                Some(bytes) => {
-                    if let Some(frame) = self.framer.add(id, &bytes) {
-                        self.packer.send(frame)?;
-                    }
-                }
-            }
-        }
-        Ok(is_whole)
-    }
+    Ok(is_whole)
 }

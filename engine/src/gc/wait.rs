@@ -1,6 +1,5 @@
 //! Waiting for the writers that may have built on what is condemned.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::after;
@@ -27,22 +26,29 @@ pub(super) fn with_writers(repository: &Repository, mut plan: Plan) -> Result<Pl
     Ok(plan)
 }
 
-/// Returns the writers at work, but for `own`. A session that cannot be understood may be one.
+/// Returns the sessions of writers at work, but for `own`, in the order of their ids. One that
+/// cannot be understood may be a writer's.
+fn writer_sessions(
+    repository: &Repository,
+    own: &[SessionId],
+) -> Result<impl Iterator<Item = SeenSession>, GcError> {
+    let sessions = repository.storage().sessions()?.into_iter();
+    Ok(sessions.filter(|session| {
+        session.alive
+            && !own.contains(&session.id)
+            && SessionDocument::decode(&session.document)
+                .map_or(true, |document| document.kind == SessionKind::Writer)
+    }))
+}
+
+/// Returns the writers at work, but for `own`, ascending.
 pub(super) fn writers(
     repository: &Repository,
     own: &[SessionId],
 ) -> Result<Vec<SessionId>, GcError> {
-    let sessions = repository.storage().sessions()?;
-    let writers: BTreeSet<SessionId> = sessions
-        .iter()
-        .filter(|session| session.alive && !own.contains(&session.id))
-        .filter(|session| {
-            SessionDocument::decode(&session.document)
-                .map_or(true, |document| document.kind == SessionKind::Writer)
-        })
+    Ok(writer_sessions(repository, own)?
         .map(|session| session.id)
-        .collect();
-    Ok(writers.into_iter().collect())
+        .collect())
 }
 
 /// Returns the writers at work, but for `own`, with what is known of them.
@@ -50,10 +56,9 @@ pub(crate) fn writers_at_work(
     repository: &Repository,
     own: &[SessionId],
 ) -> Result<Vec<Waiting>, GcError> {
-    let ids = writers(repository, own)?;
-    let sessions = repository.storage().sessions()?;
-    let at_work = |session: &&SeenSession| session.alive && ids.contains(&session.id);
-    Ok(sessions.iter().filter(at_work).map(describe).collect())
+    Ok(writer_sessions(repository, own)?
+        .map(|session| describe(&session))
+        .collect())
 }
 
 /// Waits until the writers of a plan have ended. Returns those that have not when the time is over.

@@ -29,7 +29,7 @@ use jiff::Timestamp;
 use crate::gc::writers_at_work;
 use crate::progress::Progress;
 use crate::repository::{Access, Contents, Repository, RepositoryError};
-use crate::storage::{CollectionLock, Name};
+use crate::storage::Name;
 use crate::verify::{VerifyOptions, verify};
 
 pub use donor::{DiskDonor, Donor, RepositoryDonor};
@@ -57,7 +57,7 @@ pub fn repair(
     if !writers.is_empty() {
         return Err(RepairError::Writers(writers));
     }
-    drop_plan(repository, &lock)?;
+    repository.cancel_plan(&lock)?;
     let mut report = RepairReport {
         rebuilt_index: options.packs.is_none() && Contents::discard_index(repository)?,
         ..RepairReport::default()
@@ -73,16 +73,6 @@ pub fn repair(
     drop(contents);
     heal_all(repository, options, &mut report)?;
     Ok(report)
-}
-
-/// A plan of a collection that was interrupted: what it condemned may be needed now, and the next
-/// collection plans anew.
-fn drop_plan(repository: &Repository, lock: &CollectionLock) -> Result<(), RepairError> {
-    match repository.collection_plan() {
-        Ok(None) => Ok(()),
-        Err(error) if !error.is_damage() => Err(error.into()),
-        _ => Ok(repository.delete_plan(lock)?),
-    }
 }
 
 /// Moves what is whole out of the damaged packs, then moves them out of the way.

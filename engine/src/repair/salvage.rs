@@ -2,17 +2,14 @@
 //! built on it.
 
 use std::collections::HashSet;
-use std::ops::Range;
-use std::sync::Arc;
 
-use crate::compress::{Compressor, Decompressor};
-use crate::format::pack::{Footer, FrameEntry, PackKind};
-use crate::id::{ContentId, PackId};
-use crate::pack::{Frame, Framer, PackContext, PackError, PackReader, PackSink, Packer};
-use crate::repository::Contents;
+use crate::format::pack::PackKind;
+use crate::id::ContentId;
+use crate::pack::PackReader;
+use crate::repository::{Contents, MovedFrame, Mover};
 use crate::storage::Session;
 
-use super::scan::{DamagedPack, content_id};
+use super::scan::DamagedPack;
 use super::{RepairError, RepairOptions, RepairReport};
 
 /// Copies what is whole in the damaged packs of the report into new packs.
@@ -37,16 +34,19 @@ pub(super) fn salvage(
         if readers.is_empty() {
             continue;
         }
-        let mut mover = Mover::start(contents, session, kind)?;
-        let mut moved = Ok(());
+        let packer = contents.repository().start_packer(session.id(), kind);
+        let packer = packer.map_err(RepairError::NoPacker)?;
+        let mut mover = Mover::new(contents, &packer);
+        let mut moved = Ok(0);
         for (pack, reader) in &readers {
-            moved = mover.pack(pack, reader, options);
-            if moved.is_err() {
-                break;
+            moved = move_pack(&mut mover, pack, reader, options);
+            match moved {
+                Ok(count) => report.salvaged += count,
+                Err(_) => break,
             }
         }
-        let stats = mover.packer.finish();
-        report.salvaged += mover.count;
+        drop(mover);
+        let stats = packer.finish();
         // A packer that stopped knows why; what its caller met is only the consequence.
         let stats = stats?;
         moved?;
@@ -56,123 +56,30 @@ pub(super) fn salvage(
     Ok(())
 }
 
-/// Nobody has to be told of new packs: the repository is opened anew, and takes them in.
-struct Forgetful;
-
-impl PackSink for Forgetful {
-    fn published(&self, _: PackId, _: &Footer) -> Result<(), PackError> {
-        Ok(())
+/// Moves what is whole in a pack; returns how much that was.
+fn move_pack(
+    mover: &mut Mover<'_>,
+    pack: &DamagedPack,
+    reader: &PackReader,
+    options: &RepairOptions<'_>,
+) -> Result<u64, RepairError> {
+    let known: HashSet<ContentId> = pack.bad.iter().copied().collect();
+    let mut count = 0;
+    for (number, _) in (0_u32..).zip(&reader.footer().frames) {
+        if options.cancel.is_cancelled() {
+            return Err(RepairError::Cancelled);
+        }
+        let MovedFrame {
+            moved,
+            bad,
+            failure,
+        } = mover.frame(reader, number, |_| true)?;
+        count += moved as u64;
+        // What was whole before and is not now is no damage that was looked at.
+        if let Some(error) = failure.filter(|_| bad.iter().any(|id| !known.contains(id))) {
+            return Err(error.into());
+        }
     }
-}
-
-struct Mover<'m> {
-    contents: &'m Contents,
-    kind: PackKind,
-    packer: Packer,
-    framer: Framer,
-    decompressor: Decompressor,
-    stored: Vec<u8>,
-    plain: Vec<u8>,
-    count: u64,
-}
-
-impl<'m> Mover<'m> {
-    fn start(
-        contents: &'m Contents,
-        session: &dyn Session,
-        kind: PackKind,
-    ) -> Result<Self, RepairError> {
-        let repository = contents.repository();
-        let config = repository.config();
-        let context = PackContext {
-            storage: repository.storage().clone(),
-            session: session.id(),
-            keys: Arc::clone(repository.keys()),
-            pack_len: config.pack_len,
-            frame_len: config
-                .frame_len
-                .max(repository.chunker().cut_params().max()),
-        };
-        let packer = Packer::start(context, kind, Arc::new(Forgetful));
-        Ok(Self {
-            contents,
-            kind,
-            packer: packer.map_err(RepairError::NoPacker)?,
-            framer: Framer::new(Compressor::new(config.compression), config.frame_len),
-            decompressor: Decompressor::new(),
-            stored: Vec::new(),
-            plain: Vec::new(),
-            count: 0,
-        })
-    }
-
-    fn pack(
-        &mut self,
-        pack: &DamagedPack,
-        reader: &PackReader,
-        options: &RepairOptions<'_>,
-    ) -> Result<(), RepairError> {
-        let bad: HashSet<ContentId> = pack.bad.iter().copied().collect();
-        for (number, frame) in (0_u32..).zip(&reader.footer().frames) {
-            if options.cancel.is_cancelled() {
-                return Err(RepairError::Cancelled);
-            }
-            self.frame(reader, number, frame, &bad)?;
-        }
-        if let Some(frame) = self.framer.flush() {
-            self.packer.send(frame)?;
-        }
-        Ok(())
-    }
-
-    fn frame(
-        &mut self,
-        reader: &PackReader,
-        number: u32,
-        frame: &FrameEntry,
-        bad: &HashSet<ContentId>,
-    ) -> Result<(), RepairError> {
-        let entries = reader.footer().frame_entries(frame);
-        let read = reader.read_frame(
-            self.contents.repository().storage(),
-            number,
-            &mut self.decompressor,
-            &mut self.stored,
-            &mut self.plain,
-        );
-        match read {
-            Ok(()) => {}
-            // As the scan found it.
-            Err(_) if entries.iter().all(|entry| bad.contains(&entry.id)) => return Ok(()),
-            // What was whole before and is not now is no damage that was looked at.
-            Err(error) => return Err(error.into()),
-        }
-        let mut good: Vec<(ContentId, Range<usize>)> = Vec::new();
-        let mut at = 0;
-        for entry in entries {
-            let range = at..at + entry.len as usize;
-            at = range.end;
-            let bytes = self.plain.get(range.clone());
-            let is_whole = |bytes| content_id(self.contents, self.kind, bytes) == entry.id;
-            if bytes.is_some_and(is_whole) {
-                good.push((entry.id, range));
-            }
-        }
-        self.count += good.len() as u64;
-        if good.len() == entries.len() {
-            // Compressed as it is: only the seal is new.
-            return Ok(self.packer.send(Frame {
-                codec: frame.codec,
-                plain_len: frame.plain_len,
-                stored: std::mem::take(&mut self.stored),
-                entries: entries.to_vec(),
-            })?);
-        }
-        for (id, range) in good {
-            if let Some(frame) = self.framer.add(id, &self.plain[range]) {
-                self.packer.send(frame)?;
-            }
-        }
-        Ok(())
-    }
+    mover.flush()?;
+    Ok(count)
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use jiff::Timestamp;
 
 use crate::format::pack::PackKind;
-use crate::id::{ContentId, NodeId, PackId};
+use crate::id::{ContentId, PackId};
 use crate::pool;
 use crate::progress::Progress;
 use crate::repository::{Contents, RepositoryError};
@@ -26,18 +26,6 @@ pub struct DamagedPack {
     pub is_readable: bool,
     /// The contents in it that are damaged.
     pub bad: Vec<ContentId>,
-}
-
-/// Returns the id of content, by the kind of pack that holds it.
-pub(super) fn content_id(contents: &Contents, kind: PackKind, bytes: &[u8]) -> ContentId {
-    let keys = contents.repository().keys();
-    match kind {
-        PackKind::Data => keys.chunk_id(bytes).into(),
-        PackKind::Nodes => {
-            let id: NodeId = keys.node_id(bytes);
-            id.into()
-        }
-    }
 }
 
 /// Reads the packs asked for, and those in which copies of what is damaged lie.
@@ -148,13 +136,14 @@ fn copies(
     if kinds.is_empty() {
         return Ok(Vec::new());
     }
-    let copies = contents.copies(&kinds.keys().copied().collect())?;
+    let keys = contents.repository().keys();
+    let mut copies = contents.copies(&kinds.keys().copied().collect())?;
     let mut next = Vec::new();
     for (id, kind) in kinds {
-        let copy = contents.any_copy(id, &copies, |bytes| content_id(contents, kind, bytes));
-        match copy {
-            Some(_) => report.copied += 1,
-            None => next.extend(
+        let hash = |bytes: &[u8]| keys.content_id(kind, bytes);
+        match contents.whole_copy(id, &mut copies, &mut None, hash) {
+            Ok(Some(_)) => report.copied += 1,
+            Ok(None) | Err(_) => next.extend(
                 (copies.of(id).iter())
                     .map(|(pack, _)| *pack)
                     .filter(|pack| !seen.contains(pack)),

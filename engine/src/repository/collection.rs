@@ -62,6 +62,24 @@ impl Repository {
         Ok(self.storage().settle(&Name::GcPlan)?)
     }
 
+    /// Deletes the plan of a collection that was interrupted, if there is one: what it condemned may
+    /// be needed now, and the next collection plans anew. Only under the lock.
+    ///
+    /// # Errors
+    ///
+    /// A plan of a newer version, of which nobody here knows what its end means.
+    ///
+    /// # Durability
+    ///
+    /// Durable on return.
+    pub(crate) fn cancel_plan(&self, lock: &CollectionLock) -> Result<(), RepositoryError> {
+        match self.collection_plan() {
+            Ok(None) => Ok(()),
+            Err(error) if !error.is_damage() => Err(error),
+            Ok(Some(_)) | Err(_) => self.delete_plan(lock),
+        }
+    }
+
     /// Returns the plan that newcomers keep to. One that is damaged and that no collection holds is
     /// deleted: a flipped bit in a list of what was to go must not end all backups.
     fn plan_in_force(&self) -> Result<Option<Plan>, RepositoryError> {

@@ -4,13 +4,10 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Contents, RepositoryError};
-use crate::compress::Compressor;
 use crate::format::pack::{Footer, PackKind};
 use crate::id::{ContentId, NodeId, PackId};
 use crate::index::{IndexError, Ingest};
-use crate::pack::{
-    Frame, Framer, PackContext, PackError, PackSink, Packer, PackerStats, places_in,
-};
+use crate::pack::{Frame, Framer, PackError, PackSink, Packer, PackerStats, places_in};
 use crate::recipe::{Cause, NodeSink};
 use crate::storage::StorageError;
 
@@ -71,16 +68,7 @@ impl Intake {
             claimed: Mutex::default(),
         };
         let pending = Arc::new(pending);
-        let context = PackContext {
-            storage: repository.storage().clone(),
-            session: contents.session(),
-            keys: Arc::clone(repository.keys()),
-            pack_len: repository.config().pack_len,
-            frame_len: repository
-                .config()
-                .frame_len
-                .max(repository.chunker().cut_params().max()),
-        };
+        let context = repository.pack_context(contents.session());
         let start = |kind| {
             let sink: Arc<dyn PackSink> = pending.clone();
             Packer::start(context.clone(), kind, sink).map_err(RepositoryError::NoThread)
@@ -123,8 +111,7 @@ impl Intake {
 
     /// Returns a framer for one thread, set as the repository is.
     pub fn framer(&self) -> Framer {
-        let config = self.contents.repository().config();
-        Framer::new(Compressor::new(config.compression), config.frame_len)
+        self.contents.repository().framer()
     }
 
     /// Hands a frame of disk data over; waits while the medium is slower than we are.

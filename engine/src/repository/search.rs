@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::contents::{FooterSource, list_packs};
 use super::{Contents, RepositoryError};
+use crate::format::pack::PackKind;
 use crate::id::{ContentId, PackId};
 use crate::index::{PackFooters, PackPrefix, Place};
 use crate::pack::PackError;
@@ -79,7 +80,7 @@ impl Contents {
 
     /// Returns content whose hash is right from one of its copies; `None` where nobody has it.
     /// `failure` is why a copy that was tried before is of no use; it is taken if none is.
-    pub(super) fn whole_copy(
+    pub(crate) fn whole_copy(
         &self,
         id: ContentId,
         copies: &mut Copies,
@@ -98,22 +99,10 @@ impl Contents {
         weightiest(reasons).map_or(Ok(None), Err)
     }
 
-    /// Returns content whose hash is right from one of its copies; `None` where none can be had.
-    pub(crate) fn any_copy(
-        &self,
-        id: ContentId,
-        copies: &Copies,
-        hash: impl Fn(&[u8]) -> ContentId,
-    ) -> Option<Vec<u8>> {
-        let places = copies.of(id).iter();
-        let mut found = places.map(|(pack, place)| self.content_at(*pack, place, id, &hash));
-        found.find_map(|found| found.ok().flatten())
-    }
-
-    /// Returns whether the place of a chunk really holds it.
-    pub(crate) fn holds_chunk(&self, id: ContentId, pack: PackId, place: &Place) -> bool {
+    /// Returns whether the place of content really holds it.
+    pub(crate) fn holds(&self, kind: PackKind, id: ContentId, pack: PackId, place: &Place) -> bool {
         let keys = self.repository().keys();
-        let found = self.content_at(pack, place, id, &|bytes| keys.chunk_id(bytes).into());
+        let found = self.content_at(pack, place, id, &|bytes| keys.content_id(kind, bytes));
         matches!(found, Ok(Some(_)))
     }
 }

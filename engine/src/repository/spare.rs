@@ -15,7 +15,7 @@ use crate::format::config::Config;
 use crate::format::keys::KeySlot;
 use crate::id::KeyId;
 use crate::limits::SMALL_DOCUMENT_LEN_MAX;
-use crate::storage::{Area, Existing, Name, SharedStorage, Storage, StorageError};
+use crate::storage::{Area, Existing, Name, SharedStorage, Storage, StorageError, replace_file};
 
 /// What was put back.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Spare {
         let path = self.file(name);
         let made = path.parent().map(std::fs::create_dir_all);
         if made.is_some_and(|made| made.is_ok()) {
-            drop(std::fs::write(path, bytes));
+            drop(replace_file(&path, bytes));
         }
     }
 

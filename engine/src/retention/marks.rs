@@ -21,7 +21,7 @@ pub fn undelete(repository: &Repository, snapshots: &[SnapshotId]) -> Result<(),
     // What a collection was about to take must be all there when the note counts, and stay. While a
     // manifest is there, so is all that it needs.
     let lock = repository.lock_collection()?;
-    repository.delete_plan(&lock)?;
+    repository.cancel_plan(&lock)?;
     let states = present(repository, snapshots)?;
     mark(repository, snapshots, &states, &Fact::Undeleted)
 }

@@ -9,7 +9,7 @@ use super::stream::Stream;
 use super::turn::Turn;
 use super::{VerifyError, VerifyOptions};
 use crate::compress::Decompressor;
-use crate::format::pack::{PackHeader, PackKind};
+use crate::format::pack::PackHeader;
 use crate::id::{ContentId, PackId};
 use crate::index::PackPrefix;
 use crate::pack::{PackError, PackReader, read_footer};
@@ -335,11 +335,7 @@ impl<'v> Checker<'v> {
         let mut rest = self.plain.as_slice();
         for content in reader.footer().frame_entries(entry) {
             let (bytes, tail) = rest.split_at(content.len as usize);
-            let id: ContentId = match reader.header().kind {
-                PackKind::Data => keys.chunk_id(bytes).into(),
-                PackKind::Nodes => keys.node_id(bytes).into(),
-            };
-            if id != content.id {
+            if keys.content_id(reader.header().kind, bytes) != content.id {
                 let (pack, content) = (reader.id(), content.id);
                 let damage = PackError::DamagedContent {
                     pack,

@@ -9,6 +9,7 @@ use super::report::{FaultKind, Findings, Wanted, describe};
 use super::{VerifyError, VerifyOptions};
 use crate::chunker::ChunkRef;
 use crate::format::manifest::RecipeOf;
+use crate::format::pack::PackKind;
 use crate::id::{ContentId, NodeId, PackId};
 use crate::progress::Cancel;
 use crate::recipe::{NodePlace, NodeVisitor, Recipe, RecipeError, Shape};
@@ -294,7 +295,7 @@ impl<'v> Walk<'v> {
                 // What lies in a pack that was not read is read now.
                 place.len == len
                     && !self.findings.is_bad_copy(id, *pack)
-                    && (is_read || self.contents.holds_chunk(id, *pack, place))
+                    && (is_read || self.contents.holds(PackKind::Data, id, *pack, place))
             });
             if whole {
                 self.walked.saved.insert(wanted);
