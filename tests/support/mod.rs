@@ -2,6 +2,7 @@
 
 pub mod child;
 pub mod computed;
+pub mod gc;
 pub mod memory;
 pub mod objects;
 pub mod packs;

@@ -96,6 +96,8 @@ pub(super) struct Census {
     pub(super) packs: Vec<Option<Pack>>,
     pub(super) ids: Vec<PackId>,
     pub(super) spots: Sorter<(ContentId, Spot)>,
+    /// Whether several packs hold one that lives.
+    pub(super) has_doubles: bool,
 }
 
 impl Census {
@@ -113,6 +115,7 @@ impl Census {
             packs: Vec::new(),
             ids: Vec::new(),
             spots: sorters.make(2),
+            has_doubles: false,
         };
         census.extend(repository, options)?;
         Ok(census)
@@ -203,15 +206,17 @@ impl Census {
 
     /// Marks one entry of every id in `live`, and returns how many ids no pack has.
     pub(super) fn mark(&mut self, live: &mut Sorter<ContentId>) -> Result<u64, GcError> {
-        let mut missing = 0;
+        let (mut missing, mut has_doubles) = (0, false);
         self.join(live, |packs, spots| match spots.first() {
             None => missing += 1,
             Some(spot) => {
+                has_doubles |= spots.len() > 1;
                 if let Some(pack) = &mut packs[spot.pack as usize] {
                     pack.live.set(spot.entry);
                 }
             }
         })?;
+        self.has_doubles = has_doubles;
         Ok(missing)
     }
 }

@@ -9,7 +9,7 @@ use crate::id::{PackId, SnapshotId};
 use crate::repository::{Access, Contents, Repository};
 use crate::storage::Session;
 
-use super::census::Census;
+use super::census::{Census, Pack};
 use super::choose::{Weighed, choose};
 use super::mark::{Marked, Sorters, mark};
 use super::repack::{Moved, repack};
@@ -89,11 +89,9 @@ impl<'p, 'o> Planning<'p, 'o> {
 
     /// Fills the report with what would be done.
     pub(super) fn survey(self) -> Result<(), GcError> {
-        let going = self.census.packs.iter().flatten().zip(&self.goes);
-        let going = going.filter(|(_, goes)| **goes);
         self.report.deleted_packs = self.report.condemned;
         self.report.taken.clone_from(&self.roots.taken);
-        self.report.deleted_bytes = going.map(|(pack, _)| pack.stored_len).sum();
+        self.report.deleted_bytes = self.going().map(|pack| pack.stored_len).sum();
         Ok(())
     }
 
@@ -130,14 +128,17 @@ impl<'p, 'o> Planning<'p, 'o> {
         Ok(Some(Planned { plan, covered }))
     }
 
+    /// Returns the packs that go.
+    fn going(&self) -> impl Iterator<Item = &Pack> {
+        let packs = self.census.packs.iter().zip(&self.goes);
+        packs.filter_map(|(pack, goes)| pack.as_ref().filter(|_| *goes))
+    }
+
     /// Copies what lives in the packs that go. A pack that cannot give back something that lives
     /// stays; on a full medium all do that hold anything.
     fn move_out(&mut self, session: &dyn Session) -> Result<(), GcError> {
-        let moving = self.report.repacked;
         let estimate = std::mem::take(&mut self.report.written_bytes);
-        if moving == 0 {
-            return Ok(());
-        }
+        // Also where all that goes is dead: it may be so only because another pack has the same.
         duplicates::check(
             &self.contents,
             &mut self.census,
@@ -145,6 +146,10 @@ impl<'p, 'o> Planning<'p, 'o> {
             &self.goes,
             self.options,
         )?;
+        let moving = self.going().filter(|pack| !pack.is_dead()).count() as u64;
+        if moving == 0 {
+            return Ok(());
+        }
         (self.options.observe)(GcEvent::Repacking {
             packs: moving,
             bytes: estimate,
@@ -170,11 +175,9 @@ impl<'p, 'o> Planning<'p, 'o> {
             }
             Err(error) if error.is_no_space() => {
                 self.report.was_full = true;
-                let packs = self.census.packs.iter().flatten();
-                let alive = packs
-                    .zip(&mut self.goes)
-                    .filter(|(pack, _)| !pack.is_dead());
-                alive.for_each(|(_, goes)| *goes = false);
+                for (pack, goes) in self.census.packs.iter().zip(&mut self.goes) {
+                    *goes &= pack.as_ref().is_some_and(Pack::is_dead);
+                }
             }
             Err(error) => return Err(error),
         }
@@ -195,7 +198,7 @@ pub(super) fn sorters(contents: &Contents, options: &GcOptions<'_>) -> Result<So
 }
 
 fn weigh(contents: &Contents, census: &Census) -> Result<Vec<Option<Weighed>>, GcError> {
-    let weigh = |pack: &Option<super::census::Pack>| {
+    let weigh = |pack: &Option<Pack>| {
         let Some(pack) = pack else {
             return Ok(None);
         };
