@@ -10,11 +10,6 @@ use crate::live_backup::backup;
 use crate::live_interrupt::{count, wait_for};
 use crate::world::{MIB, World, text};
 
-/// Adds a device to the XML of a domain that is off.
-fn add_device(domain: &Domain<'_>, device: &str) {
-    domain.redefine(|xml| xml.replacen("</devices>", &format!("{device}</devices>"), 1));
-}
-
 fn find<'d>(document: &'d Value, vm: &str) -> &'d Value {
     let backups = document["backups"].as_array().expect("it lists them");
     let found = backups.iter().find(|backup| backup["vm"] == vm);
@@ -119,7 +114,7 @@ fn a_running_domain_is_read_beside_a_disk_that_qemu_does_not_see() {
          <source type='unix' path='{}'/><target dev='vdb' bus='virtio'/></disk>",
         text(&socket)
     );
-    add_device(&domain, &device);
+    domain.add_device(&device);
     domain.start();
     domain.write("vda", MIB, MIB, 0x11);
     for mode in ["full", "incremental"] {
@@ -155,7 +150,7 @@ fn what_a_job_cannot_read_is_named_and_a_raw_disk_is_read_beside() {
     let raw = domain.folder().join("vdb.raw");
     let file = std::fs::File::create(&raw).expect("the folder is there");
     file.set_len(16 * MIB).expect("it can grow");
-    let device = |body: &str| add_device(&domain, body);
+    let device = |body: &str| domain.add_device(body);
     device("<disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>");
     device(&format!(
         "<disk type='file' device='disk'><driver name='qemu' type='raw'/>\

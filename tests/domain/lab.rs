@@ -240,6 +240,23 @@ impl Domain<'_> {
         self.virsh(&["define", text(&path)]);
     }
 
+    /// Gives it one more device. It must be off.
+    #[track_caller]
+    pub fn add_device(&self, device: &str) {
+        let device = format!("{device}</devices>");
+        self.redefine(|xml| xml.replacen("</devices>", &device, 1));
+    }
+
+    /// Gives it one more disk, a qcow2 image that is there. It must be off.
+    #[track_caller]
+    pub fn add_disk(&self, target: &str, image: &Path) {
+        self.add_device(&format!(
+            "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>\
+             <source file='{}'/><target dev='{target}' bus='virtio'/></disk>",
+            text(image)
+        ));
+    }
+
     /// Starts it; a guest's agent is waited for.
     #[track_caller]
     pub fn start(&self) {

@@ -87,14 +87,7 @@ fn a_new_disk_of_a_known_domain_is_a_full_one() {
         "qemu-img",
         &["create", "-q", "-f", "qcow2", text(&new), "16M"],
     );
-    domain.redefine(|xml| {
-        let disk = format!(
-            "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>\
-             <source file='{}'/><target dev='vdb' bus='virtio'/></disk></devices>",
-            text(&new)
-        );
-        xml.replacen("</devices>", &disk, 1)
-    });
+    domain.add_disk("vdb", &new);
     domain.start();
     domain.write("vdb", MIB, MIB, 0x22);
     domain.write("vda", 4 * MIB, 64 * 1024, 0x33);

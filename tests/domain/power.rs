@@ -217,14 +217,7 @@ fn a_guest_that_was_paused_before_its_backup_stays_so() {
         "qemu-img",
         &["create", "-q", "-f", "qcow2", text(&image), "64M"],
     );
-    domain.redefine(|xml| {
-        let disk = format!(
-            "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>\
-             <source file='{}'/><target dev='vdb' bus='virtio'/></disk></devices>",
-            text(&image)
-        );
-        xml.replacen("</devices>", &disk, 1)
-    });
+    domain.add_disk("vdb", &image);
     domain.start();
     let write = "(sleep 1; dd if=/dev/urandom of=/dev/vdb bs=1M count=32) >/dev/null 2>&1 &";
     assert_eq!(domain.exec(write).code, 0);

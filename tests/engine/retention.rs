@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use cairn_engine::format::note::Fact;
-use cairn_engine::gc::{Collection, GcOptions};
+use cairn_engine::gc::Collection;
 use cairn_engine::id::SnapshotId;
-use cairn_engine::progress::{Cancel, Progress};
 use cairn_engine::repository::{Repository, RepositoryError, SnapshotState};
 use cairn_engine::retention::{self, Candidate, Clock, Count, Grace, Policy};
 use cairn_engine::storage::{Area, Name, StorageError};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
+use crate::support::gc::{collect, with_gc_options};
 use crate::support::sim::small_settings;
 use crate::support::{MemorySource, TestRepository, assert_clean, random_disk, snapshot};
 
@@ -143,28 +143,15 @@ fn what_is_gone_brings_none_back() {
 fn what_is_brought_back_is_not_taken_by_a_plan() {
     let (folder, repository, ids) = world(2);
     repository.forget(&ids[..1]).expect("it is forgotten");
-    let (progress, cancel) = (Progress::default(), Cancel::default());
-    let options = || GcOptions {
-        grace: Grace::NONE,
-        now: Timestamp::now(),
-        max_unused: 0.0,
-        wait: None,
-        despite_missing: false,
-        memory: 1 << 20,
-        temp: None,
-        threads: 2,
-        limit: None,
-        progress: &progress,
-        cancel: &cancel,
-        observe: &|_| {},
-    };
-    let mut collection = Collection::begin(&repository, options()).expect("it begins");
-    let planned = collection.plan().expect("it plans");
-    assert_eq!(
-        planned.map(|planned| planned.plan.taken),
-        Some(vec![ids[0]])
-    );
-    let refused = retention::undelete(&repository, &ids[..1]);
+    let refused = with_gc_options(Timestamp::now(), 0.0, |options| {
+        let mut collection = Collection::begin(&repository, options).expect("it begins");
+        let planned = collection.plan().expect("it plans");
+        assert_eq!(
+            planned.map(|planned| planned.plan.taken),
+            Some(vec![ids[0]])
+        );
+        retention::undelete(&repository, &ids[..1])
+    });
     assert!(
         matches!(
             refused,
@@ -173,14 +160,12 @@ fn what_is_brought_back_is_not_taken_by_a_plan() {
         "{refused:?}"
     );
     assert!(state(&repository, ids[0]).forgotten.is_some());
-    drop(collection);
 
     retention::undelete(&repository, &ids[..1]).expect("it is brought back");
     let plan = repository.collection_plan().expect("it can be read");
     assert_eq!(plan, None);
     let whole = folder.restore(ids[0]).expect("it is all there");
-    let collection = Collection::begin(&repository, options()).expect("it begins");
-    let report = collection.run().expect("it goes through");
+    let report = collect(&repository, Timestamp::now()).expect("it goes through");
     assert!(report.taken.is_empty() && !report.resumed, "{report:?}");
     assert!(folder.restore(ids[0]).expect("it is all there") == whole);
     assert_clean(&folder.verify());

@@ -4,11 +4,9 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
 
-use cairn_engine::gc::{Collection, GcError, GcOptions};
-use cairn_engine::progress::{Cancel, Progress};
-use cairn_engine::repository::grace::Grace;
+use cairn_engine::gc::GcError;
+use cairn_engine::progress::Cancel;
 use cairn_engine::repository::{Repository, RepositoryError, Snapshot};
 use cairn_engine::storage::sim::SimFs;
 use cairn_engine::storage::{Folder, SharedStorage, StorageError};
@@ -18,6 +16,7 @@ use tempfile::TempDir;
 use super::baton::Baton;
 use super::model::{Model, digest};
 use super::staged::{Stage, StagedFs};
+use crate::support::gc::collect_but;
 use crate::support::memory::restore_fresh;
 use crate::support::sim::{chain, copy_tree, options, scratch};
 use crate::support::{MemorySource, backup_against, edit, random_disk};
@@ -181,27 +180,14 @@ impl Client {
     }
 
     fn collect(&mut self, process: &Process<'_>) {
-        let (progress, cancel) = (Progress::default(), Cancel::default());
-        let options = GcOptions {
-            grace: Grace::NONE,
-            // A clock that is right, in the far future, or in the past.
-            now: match self.random.u8(0..8) {
-                0 => Timestamp::from_second(0).expect("a time"),
-                1 => Timestamp::MAX,
-                _ => Timestamp::now(),
-            },
-            max_unused: [0.0, 5.0, 50.0][self.random.usize(0..3)],
-            wait: Some(Duration::ZERO),
-            despite_missing: false,
-            memory: 1 << 16,
-            temp: None,
-            threads: 1,
-            limit: None,
-            progress: &progress,
-            cancel: &cancel,
-            observe: &|_| {},
+        // A clock that is right, in the far future, or in the past.
+        let now = match self.random.u8(0..8) {
+            0 => Timestamp::from_second(0).expect("a time"),
+            1 => Timestamp::MAX,
+            _ => Timestamp::now(),
         };
-        let done = Collection::begin(&process.repository, options).and_then(Collection::run);
+        let max_unused = [0.0, 5.0, 50.0][self.random.usize(0..3)];
+        let done = collect_but(&process.repository, now, max_unused);
         match done {
             Ok(_) => {}
             Err(GcError::Repository(RepositoryError::Storage(StorageError::Locked { .. }))) => {}

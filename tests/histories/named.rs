@@ -4,13 +4,11 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use cairn_engine::backup::BackupOptions;
-use cairn_engine::gc::{Collection, GcError, GcOptions, GcReport};
+use cairn_engine::gc::Collection;
 use cairn_engine::id::SnapshotId;
 use cairn_engine::progress::{Cancel, Progress};
-use cairn_engine::repository::grace::Grace;
 use cairn_engine::repository::{Access, Contents, Repository, RepositoryError, Snapshot};
 use cairn_engine::storage::sim::SimFs;
 use jiff::Timestamp;
@@ -18,6 +16,7 @@ use jiff::Timestamp;
 use super::baton::Baton;
 use super::staged::Stage;
 use crate::acts;
+use crate::support::gc::{collect, with_gc_options};
 use crate::support::memory::{restore_fresh, restore_in, verify_fresh};
 use crate::support::sim::{chain, init_on, open_on, scratch};
 use crate::support::{
@@ -34,30 +33,6 @@ fn back_up(repository: &Arc<Repository>, bytes: &[u8]) -> SnapshotId {
     let source = Box::new(MemorySource::new(bytes.to_vec()));
     let done = backup_source(repository, source, false, None, &Cancel::default());
     done.expect("backs up").snapshot
-}
-
-fn with_options<T>(now: Timestamp, then: impl FnOnce(GcOptions<'_>) -> T) -> T {
-    let (progress, cancel) = (Progress::default(), Cancel::default());
-    then(GcOptions {
-        grace: Grace::NONE,
-        now,
-        max_unused: 0.0,
-        wait: Some(Duration::ZERO),
-        despite_missing: false,
-        memory: 1 << 16,
-        temp: None,
-        threads: 1,
-        limit: None,
-        progress: &progress,
-        cancel: &cancel,
-        observe: &|_| {},
-    })
-}
-
-fn collect(repository: &Arc<Repository>, now: Timestamp) -> Result<GcReport, GcError> {
-    with_options(now, |options| {
-        Collection::begin(repository, options).and_then(Collection::run)
-    })
 }
 
 fn check(repository: &Arc<Repository>, id: SnapshotId, bytes: &[u8], context: &str) {
@@ -159,7 +134,7 @@ fn nobody_begins_to_read_what_is_to_be_taken() {
     let id = back_up(&repository, &bytes);
     repository.forget(&[id]).expect("forgets");
     let other = open_on(&fs.spawn(), cache.path()).expect("opens");
-    with_options(Timestamp::now(), |options| {
+    with_gc_options(Timestamp::now(), 0.0, |options| {
         let mut collection = Collection::begin(&other, options).expect("begins");
         let planned = collection
             .plan()
@@ -187,7 +162,7 @@ fn who_writes_after_the_plan_builds_nothing_on_what_it_condemns() {
     let id = back_up(&repository, &bytes);
     repository.forget(&[id]).expect("forgets");
     let other = open_on(&fs.spawn(), cache.path()).expect("opens");
-    let late = with_options(Timestamp::now(), |options| {
+    let late = with_gc_options(Timestamp::now(), 0.0, |options| {
         let mut collection = Collection::begin(&other, options).expect("begins");
         let planned = collection
             .plan()

@@ -62,8 +62,8 @@ impl Repository {
         Ok(self.storage().settle(&Name::GcPlan)?)
     }
 
-    /// Deletes the plan of a collection that was interrupted, if there is one: what it condemned may
-    /// be needed now, and the next collection plans anew. Only under the lock.
+    /// Deletes the plan of a collection that was interrupted, if there is one: what it condemned
+    /// may be needed now, and the next collection plans anew. Only under the lock.
     ///
     /// # Errors
     ///
