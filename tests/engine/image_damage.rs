@@ -6,11 +6,10 @@ use std::sync::Arc;
 use cairn_engine::format::pack::PackKind;
 use cairn_engine::id::{PackId, SnapshotId};
 use cairn_engine::image::{CACHE_BYTES_DEFAULT, Image, ImageCache, ImageError};
-use cairn_engine::storage::{Area, Folder, Name, Storage};
+use cairn_engine::storage::Name;
 
-use crate::support::packs::MemoryRepository;
-use crate::support::sim::small_settings;
-use crate::support::{MemorySource, TestRepository, seed};
+use crate::support::packs::{MemoryRepository, backed_up, other_packs};
+use crate::support::seed;
 
 const DISK_LEN: usize = 2 << 20;
 const READ_LEN: usize = 4096;
@@ -25,14 +24,12 @@ struct World {
 
 impl World {
     fn new(random: &mut fastrand::Rng) -> Self {
-        let folder = TestRepository::with(None, |settings| *settings = small_settings());
         let mut disk = vec![0; DISK_LEN];
         disk.fill_with(|| random.u8(b'a'..=b'p'));
-        let source = MemorySource::new(disk.clone());
-        let done = folder.backup(source, None).expect("backs up");
+        let (folder, id) = backed_up(&disk);
         Self {
             memory: MemoryRepository::load(folder),
-            id: done.snapshot,
+            id,
             disk,
         }
     }
@@ -116,17 +113,6 @@ fn a_pack_that_is_gone_fails_its_bytes_only_and_is_searched_for_once() {
     let reads = world.memory.objects.take_reads().len();
     assert!(reads < failures, "{reads} reads for {failures} failures");
     world.memory.objects.set(Name::Pack(pack), whole);
-}
-
-/// Returns all packs of a repository of the same bytes: other packs, same contents.
-fn other_packs(bytes: &[u8]) -> Vec<(Name, Vec<u8>)> {
-    let other = TestRepository::with(None, |settings| *settings = small_settings());
-    let source = MemorySource::new(bytes.to_vec());
-    other.backup(source, None).expect("backs up");
-    let other = Folder::open_at(&other.path()).expect("opens");
-    let packs = other.list(Area::Packs).expect("packs are listed");
-    let read = |name: Name| (name, other.read(&name, 1 << 30).expect("it is there"));
-    packs.into_iter().map(|listed| read(listed.name)).collect()
 }
 
 /// Packs are repacked while an image is open: what they held stands in others, which the session

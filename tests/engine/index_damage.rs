@@ -32,11 +32,11 @@ fn check_recovery(world: &World, what: &str) {
     let (index, report) = world.open_read_only();
     assert!(!report.rebuilt, "{what}: a reader rebuilds nothing");
     world.check(&index, false, what);
-    world.check_anywhere(&index, what);
+    world.check_anywhere(what);
     drop(index);
     let (index, _) = world.open();
     world.check(&index, false, what);
-    world.check_anywhere(&index, what);
+    world.check_anywhere(what);
     drop(index);
     let (index, _) = world.open();
     world.check(&index, true, what);
@@ -124,7 +124,7 @@ fn damage_met_by_a_look_up_leads_to_a_rebuild() {
     spoil_entries(&world);
     world.check(&index, false, "damaged under an open index");
     assert!(index.is_damaged());
-    world.check_anywhere(&index, "damaged under an open index");
+    world.check_anywhere("damaged under an open index");
     drop(index);
     let (index, report) = world.open();
     assert!(report.rebuilt);

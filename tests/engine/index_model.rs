@@ -252,13 +252,13 @@ fn packs_that_share_a_prefix_are_found_the_slow_way_only() {
         assert_eq!(report.taken_in, 0);
         assert_eq!(index.pack(cairn_engine::index::PackPrefix::of(twin)), None);
         world.check(&index, false, "both present");
-        world.check_anywhere(&index, "both present");
+        world.check_anywhere("both present");
     }
 
     world.present.remove(&pack(2));
     let (index, _) = world.open_read_only();
     world.check(&index, false, "the known one is gone, for a reader");
-    world.check_anywhere(&index, "the known one is gone, for a reader");
+    world.check_anywhere("the known one is gone, for a reader");
     drop(index);
     let (index, report) = world.open();
     assert!(report.rebuilt, "entries of the one gone stand in the way");
@@ -277,7 +277,7 @@ fn packs_that_share_a_prefix_are_found_the_slow_way_only() {
     index.add_pack(pack, &places).expect("left out, not failed");
     world.present.insert(pack);
     world.check(&index, false, "added by this process");
-    world.check_anywhere(&index, "added by this process");
+    world.check_anywhere("added by this process");
 }
 
 #[test]
@@ -289,10 +289,7 @@ fn a_pack_whose_footer_cannot_be_read_is_reported_and_tried_again() {
     assert_eq!(report.unreadable.len(), 1);
     assert_eq!(report.unreadable[0].0, pack(3));
     world.check(&index, false, "one unreadable");
-    let missing = index
-        .find_anywhere(&world.chunks().into_iter().collect(), &world)
-        .expect("it can be searched");
-    assert_eq!(missing.unreadable.len(), 1);
+    assert_eq!(world.search().unreadable.len(), 1);
     drop(index);
 
     world.unreadable.clear();

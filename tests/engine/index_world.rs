@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cairn_engine::id::{ContentId, PackId, RepositoryId};
-use cairn_engine::index::{Index, IndexOptions, OpenReport, PackFooters, PackPrefix, Place};
+use cairn_engine::index::{
+    Anywhere, Index, IndexOptions, OpenReport, PackFooters, PackPrefix, Place, find_anywhere,
+};
 
 pub type Places = Vec<(ContentId, Place)>;
 
@@ -177,12 +179,18 @@ impl World {
         }
     }
 
+    /// Searches the footers of all packs that are present for every chunk.
+    pub fn search(&self) -> Anywhere<Unreadable> {
+        let packs: Vec<PackId> = self.present.iter().copied().collect();
+        let chunks = self.chunks().into_iter().collect();
+        find_anywhere(&packs, &chunks, self).expect("it can be searched")
+    }
+
     /// Checks that the slow way finds everything, whatever the index knows.
-    pub fn check_anywhere(&self, index: &Index, what: &str) {
+    pub fn check_anywhere(&self, what: &str) {
         let expected = self.expected();
         let chunks = self.chunks();
-        let anywhere = index.find_anywhere(&chunks.iter().copied().collect(), self);
-        let anywhere = anywhere.expect("private files can be read");
+        let anywhere = self.search();
         assert_eq!(anywhere.unreadable, [], "{what}");
         for id in &chunks {
             let mut found = anywhere.found.get(id).cloned().unwrap_or_default();

@@ -39,6 +39,7 @@ mod index_world;
 mod interrupted;
 mod killed;
 mod memory_bound;
+mod moving_packs;
 mod nbd_client;
 mod nbd_client_failures;
 mod nbd_client_hostile;

@@ -4,21 +4,12 @@ use cairn_engine::format::FileKind;
 use cairn_engine::format::Unknown;
 use cairn_engine::format::pack::PackKind;
 use cairn_engine::format::plan::{PLAN_VERSION, Plan};
-use cairn_engine::id::SnapshotId;
 use cairn_engine::repository::{Access, Contents};
-use cairn_engine::storage::{Area, Existing, Folder, Name, Storage};
+use cairn_engine::storage::{Area, Existing, Name, Storage};
 
 use crate::support::memory::{restore_in, verify_in, verify_named};
-use crate::support::packs::MemoryRepository;
-use crate::support::sim::small_settings;
-use crate::support::{MemorySource, TestRepository, assert_clean, seed};
-
-fn backed_up(bytes: &[u8]) -> (TestRepository, SnapshotId) {
-    let folder = TestRepository::with(None, |settings| *settings = small_settings());
-    let source = MemorySource::new(bytes.to_vec());
-    let id = folder.backup(source, None).expect("backs up").snapshot;
-    (folder, id)
-}
+use crate::support::packs::{MemoryRepository, backed_up, other_packs};
+use crate::support::{MemorySource, assert_clean, seed};
 
 fn disk() -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed());
@@ -30,16 +21,10 @@ fn disk() -> Vec<u8> {
 /// Adds all packs of a repository of the same bytes: other packs, same contents. Returns the names
 /// of those that were there.
 fn add_packs(world: &MemoryRepository, bytes: &[u8]) -> Vec<Name> {
-    let (other, _) = backed_up(bytes);
-    let other = Folder::open_at(&other.path()).expect("opens");
     let old = world.objects.list(Area::Packs).expect("packs are listed");
-    for listed in other.list(Area::Packs).expect("packs are listed") {
-        let stored = other.read(&listed.name, 1 << 30).expect("it is there");
-        assert!(
-            old.iter().all(|old| old.name != listed.name),
-            "packs have salts"
-        );
-        world.objects.set(listed.name, Some(stored));
+    for (name, stored) in other_packs(bytes) {
+        assert!(old.iter().all(|old| old.name != name), "packs have salts");
+        world.objects.set(name, Some(stored));
     }
     old.into_iter().map(|listed| listed.name).collect()
 }

@@ -1,4 +1,4 @@
-//! What processes do: back up, restore, forget, collect, verify.
+//! What processes do: back up, restore, collect; and what [`upkeep`] has.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use super::baton::Baton;
 use super::model::{Model, digest};
 use super::staged::{Stage, StagedFs};
+use super::upkeep;
 use crate::support::gc::collect_but;
 use crate::support::memory::restore_fresh;
 use crate::support::sim::{chain, copy_tree, options, scratch};
@@ -48,10 +49,10 @@ pub struct Client {
 }
 
 /// A process that does one thing.
-struct Process<'r> {
-    round: &'r Round,
+pub struct Process<'r> {
+    pub round: &'r Round,
     stage: Arc<Stage>,
-    repository: Arc<Repository>,
+    pub repository: Arc<Repository>,
     _cache: Option<TempDir>,
 }
 
@@ -76,14 +77,18 @@ impl Client {
             if round.is_cut.load(Ordering::SeqCst) {
                 break;
             }
-            let what = self.random.u8(0..12);
+            let what = self.random.u8(0..20);
             let Some(process) = self.start(round) else {
                 continue;
             };
             match what {
-                0..=4 => self.back_up(&process),
-                5 | 6 => self.forget(&process),
-                7..=9 => self.collect(&process),
+                0..=6 => self.back_up(&process),
+                7 | 8 => upkeep::forget(&mut self.random, &process),
+                9 => upkeep::prune(&mut self.random, &process),
+                10 | 11 => upkeep::undelete(&mut self.random, &process),
+                12..=15 => self.collect(&process),
+                16 => upkeep::verify(&process),
+                17 => upkeep::repair(&process),
                 _ => self.restore(&process),
             }
             drop(process);
@@ -169,16 +174,6 @@ impl Client {
         }
     }
 
-    fn forget(&mut self, process: &Process<'_>) {
-        let Some(snapshot) = process.any_live(&mut self.random) else {
-            return;
-        };
-        process.round.model.known().forgotten.insert(snapshot.id);
-        if let Err(error) = process.repository.forget(&[snapshot.id]) {
-            process.failed("forget", &error);
-        }
-    }
-
     fn collect(&mut self, process: &Process<'_>) {
         // A clock that is right, in the far future, or in the past.
         let now = match self.random.u8(0..8) {
@@ -190,7 +185,7 @@ impl Client {
         let done = collect_but(&process.repository, now, max_unused);
         match done {
             Ok(_) => {}
-            Err(GcError::Repository(RepositoryError::Storage(StorageError::Locked { .. }))) => {}
+            Err(GcError::Repository(error)) if is_locked(&error) => {}
             Err(error) => process.failed("gc", &error),
         }
     }
@@ -210,32 +205,42 @@ impl Client {
 }
 
 impl Process<'_> {
-    fn is_over(&self) -> bool {
+    /// Returns whether it was killed, or the power is off.
+    pub fn is_over(&self) -> bool {
         self.round.is_cut.load(Ordering::SeqCst) || was_killed(&self.stage)
     }
 
-    /// Returns a snapshot that is not forgotten.
-    fn any_live(&self, random: &mut fastrand::Rng) -> Option<Snapshot> {
-        let list = match self.repository.snapshots() {
-            Ok(list) => list,
+    /// Returns all snapshots, forgotten ones too.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        match self.repository.snapshots() {
+            Ok(list) => list.snapshots,
             Err(error) => {
                 self.failed("snapshots", &error);
-                return None;
+                Vec::new()
             }
-        };
-        let live = list.snapshots.into_iter();
+        }
+    }
+
+    /// Returns a snapshot that is not forgotten.
+    pub fn any_live(&self, random: &mut fastrand::Rng) -> Option<Snapshot> {
+        let live = self.snapshots().into_iter();
         let live: Vec<_> = live.filter(|it| it.state.forgotten.is_none()).collect();
         random.choice(live)
     }
 
     /// Notes a failure that has no excuse: the process lives, and nobody took away what it uses.
-    fn failed(&self, what: &str, error: &(dyn Error + 'static)) {
+    pub fn failed(&self, what: &str, error: &(dyn Error + 'static)) {
         let text = chain(error);
         let is_gone = text.contains("SnapshotGone");
         if !is_gone && !self.is_over() {
             self.round.model.violation(format!("{what}: {text}"));
         }
     }
+}
+
+/// Returns whether somebody else collects, or whatever excludes it.
+pub fn is_locked(error: &RepositoryError) -> bool {
+    matches!(error, RepositoryError::Storage(StorageError::Locked { .. }))
 }
 
 /// Returns whether a process was killed: its disk does nothing any more.

@@ -22,8 +22,42 @@ pub struct Known {
     /// Every disk that anybody tried to back up.
     pub tried: BTreeSet<[u8; 32]>,
     /// Snapshots that somebody began to forget.
-    pub forgotten: BTreeSet<SnapshotId>,
+    pub forgotten: BTreeMap<SnapshotId, Forgets>,
     pub violations: Vec<String>,
+}
+
+/// What became of the attempts to forget a snapshot.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Forgets {
+    begun: u32,
+    /// How many came to an end. What was killed may yet be found to have happened.
+    ended: u32,
+    /// How many of them were undone.
+    undone: u32,
+}
+
+impl Known {
+    pub fn begin_forget(&mut self, id: SnapshotId) {
+        self.forgotten.entry(id).or_default().begun += 1;
+    }
+
+    pub fn end_forget(&mut self, id: SnapshotId) {
+        self.forgotten.entry(id).or_default().ended += 1;
+    }
+
+    /// Notes that a snapshot was brought back, where nobody has begun to forget it since it was
+    /// `before`.
+    pub fn undeleted(&mut self, id: SnapshotId, before: Forgets) {
+        let forgets = self.forgotten.entry(id).or_default();
+        if *forgets == before && forgets.begun == forgets.ended {
+            forgets.undone = forgets.begun;
+        }
+    }
+
+    fn must_be_there(&self, id: &SnapshotId) -> bool {
+        let forgets = self.forgotten.get(id);
+        forgets.is_none_or(|forgets| forgets.begun == forgets.undone)
+    }
 }
 
 impl Model {
@@ -62,9 +96,7 @@ impl Model {
         let wanted: Vec<SnapshotId> = {
             let known = self.known();
             let made = known.made.keys();
-            made.filter(|id| !known.forgotten.contains(id))
-                .copied()
-                .collect()
+            made.filter(|id| known.must_be_there(id)).copied().collect()
         };
         for id in wanted.iter().filter(|id| !listed.contains(id)) {
             self.violation(format!("{context}: snapshot {id} is lost"));

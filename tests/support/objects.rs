@@ -1,7 +1,7 @@
 //! A repository's objects in memory, where any bit of them can be changed, any byte be made
 //! unreadable, and every read is noted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -14,6 +14,20 @@ use cairn_engine::storage::{
 
 const AREAS: [Area; 4] = [Area::Packs, Area::Snapshots, Area::Notes, Area::Keys];
 
+/// Packs with their bytes.
+pub type Packs = Vec<(Name, Vec<u8>)>;
+
+/// When packs move, as a collection moves them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// After packs were listed.
+    AfterList,
+    /// While they are listed: too late for the new ones to be seen, too early for the old.
+    DuringList,
+    /// Before a pack is read, when that has happened so many times more.
+    BeforeRead(usize),
+}
+
 /// Objects as a storage that is only read; sessions are those of the storage behind.
 pub struct Objects {
     behind: SharedStorage,
@@ -21,6 +35,7 @@ pub struct Objects {
     broken: Mutex<Vec<(Name, Range<u64>, i32)>>,
     reads: Mutex<Vec<(Name, u64)>>,
     lists: Mutex<usize>,
+    moves: Mutex<VecDeque<(Moment, Packs)>>,
 }
 
 impl Objects {
@@ -42,6 +57,7 @@ impl Objects {
             broken: Mutex::default(),
             reads: Mutex::default(),
             lists: Mutex::default(),
+            moves: Mutex::default(),
         })
     }
 
@@ -94,6 +110,36 @@ impl Objects {
         objects.get_mut(name).expect("the object is there")[at] ^= mask;
     }
 
+    /// Lets all packs be replaced by others at a moment, after all moves that were said before.
+    pub fn move_packs(&self, when: Moment, packs: Packs) {
+        let mut moves = self.moves.lock().expect("no thread panicked");
+        moves.push_back((when, packs));
+    }
+
+    /// Returns how many moves are yet to come.
+    pub fn moves_left(&self) -> usize {
+        self.moves.lock().expect("no thread panicked").len()
+    }
+
+    /// Calls off the moves that are yet to come.
+    pub fn clear_moves(&self) {
+        self.moves.lock().expect("no thread panicked").clear();
+    }
+
+    /// Makes the next move, if its moment has come. Returns when that was.
+    fn step(&self, is_now: impl Fn(&mut Moment) -> bool) -> Option<Moment> {
+        let mut moves = self.moves.lock().expect("no thread panicked");
+        let (when, _) = moves.front_mut()?;
+        if !is_now(when) {
+            return None;
+        }
+        let (when, packs) = moves.pop_front()?;
+        let mut objects = self.objects.lock().expect("no thread panicked");
+        objects.retain(|name, _| !matches!(name, Name::Pack(_)));
+        objects.extend(packs);
+        Some(when)
+    }
+
     /// Replaces an object, or takes it away.
     pub fn set(&self, name: Name, bytes: Option<Vec<u8>>) {
         let mut objects = self.objects.lock().expect("no thread panicked");
@@ -134,6 +180,16 @@ impl Storage for Objects {
 
     fn read_at(&self, name: &Name, offset: u64, buf: &mut [u8]) -> Result<(), StorageError> {
         self.note(name, offset, buf.len())?;
+        if let Name::Pack(_) = name {
+            self.step(|when| match when {
+                Moment::BeforeRead(0) => true,
+                Moment::BeforeRead(left) => {
+                    *left -= 1;
+                    false
+                }
+                Moment::AfterList | Moment::DuringList => false,
+            });
+        }
         self.with(name, |bytes| {
             let start = usize::try_from(offset).unwrap_or(usize::MAX);
             let end = start.saturating_add(buf.len());
@@ -161,13 +217,20 @@ impl Storage for Objects {
             Name::Key(_) => area == Area::Keys,
             _ => false,
         };
-        let objects = self.objects.lock().expect("no thread panicked");
-        let listed = objects.iter().filter(|(name, _)| belongs(name));
-        let listed = listed.map(|(name, bytes)| Listed {
-            name: *name,
-            len: bytes.len() as u64,
-        });
-        Ok(listed.collect())
+        let listed = self.all().into_iter();
+        let listed = listed.filter(|(name, _)| belongs(name));
+        let mut listed: Vec<Listed> = listed
+            .map(|(name, bytes)| Listed {
+                name,
+                len: bytes.len() as u64,
+            })
+            .collect();
+        if area == Area::Packs
+            && self.step(|when| !matches!(when, Moment::BeforeRead(_))) == Some(Moment::DuringList)
+        {
+            listed.clear();
+        }
+        Ok(listed)
     }
 
     fn put(

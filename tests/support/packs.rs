@@ -9,16 +9,35 @@ use cairn_engine::id::{ContentId, NodeId, PackId, SnapshotId};
 use cairn_engine::limits::REGION_LEN;
 use cairn_engine::recipe::{NodePlace, NodeVisitor, Recipe, RecipeError, Shape};
 use cairn_engine::repository::{Access, Contents, Fetcher, Repository, RepositoryError, Snapshot};
-use cairn_engine::storage::{Folder, SharedStorage};
+use cairn_engine::storage::{Area, Folder, Name, SharedStorage, Storage};
 
-use super::objects::Objects;
-use super::{TestRepository, snapshot};
+use super::objects::{Objects, Packs};
+use super::sim::small_settings;
+use super::{MemorySource, TestRepository, snapshot};
 
 /// A repository over objects in memory.
 pub struct MemoryRepository {
     _folder: TestRepository,
     pub objects: Arc<Objects>,
     pub repository: Arc<Repository>,
+}
+
+/// Returns a repository of small packs that has one backup of these bytes.
+pub fn backed_up(bytes: &[u8]) -> (TestRepository, SnapshotId) {
+    let folder = TestRepository::with(None, |settings| *settings = small_settings());
+    let source = MemorySource::new(bytes.to_vec());
+    let id = folder.backup(source, None).expect("backs up").snapshot;
+    (folder, id)
+}
+
+/// Returns all packs of another such repository: other packs, for they have salts, with the same
+/// contents.
+pub fn other_packs(bytes: &[u8]) -> Packs {
+    let (folder, _) = backed_up(bytes);
+    let folder = Folder::open_at(&folder.path()).expect("opens");
+    let packs = folder.list(Area::Packs).expect("packs are listed");
+    let read = |name: Name| (name, folder.read(&name, 1 << 30).expect("it is there"));
+    packs.into_iter().map(|listed| read(listed.name)).collect()
 }
 
 impl MemoryRepository {

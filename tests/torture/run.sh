@@ -9,7 +9,7 @@ SECONDS_TO_RUN=${1:-60}
 CAIRN=$PWD/target/release/cairn
 [ -x "$CAIRN" ] || cargo build --release --locked -p cairn
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/cairn-torture.XXXXXX")
-trap 'touch "$WORK/stop"; wait; rm -rf "$WORK"' EXIT
+trap 'touch "$WORK/stop"; wait; [ -e "$WORK/failed" ] || rm -rf "$WORK"' EXIT
 export CAIRN_REPOSITORY=$WORK/repository XDG_CACHE_HOME=$WORK/cache
 mkdir -p "$WORK"/{disks,known}
 "$CAIRN" init >/dev/null

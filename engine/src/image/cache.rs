@@ -98,8 +98,6 @@ pub(super) struct Searched {
     pub(super) when: Instant,
     /// What was looked for.
     pub(super) ids: HashSet<ContentId>,
-    /// The packs as they were listed before.
-    pub(super) packs: Arc<[PackId]>,
     pub(super) copies: Copies,
     /// A pack that could not be searched.
     pub(super) unreachable: Option<Arc<PackError>>,

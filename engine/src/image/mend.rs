@@ -25,6 +25,10 @@ use crate::repository::{RepositoryError, weightiest};
 /// about what a pack holds.
 const KIN_LEN: u64 = 128 * MIB;
 
+/// Searches after which a piece that keeps moving is given up: each takes a collection that moves it
+/// between the search and the read.
+const SEARCHES_MAX: usize = 8;
+
 /// A piece that was not to be had, and why, where a place was known.
 pub(super) type Elsewhere<'p> = (&'p Piece, Option<Arc<PackError>>);
 
@@ -34,8 +38,8 @@ type Give<'g> = dyn FnMut(&ChunkRef, &[u8]) + 'g;
 /// What became of a piece that was tried where a search found copies.
 enum Tried {
     Given,
-    /// Packs went since: the search says nothing any more.
-    Stale,
+    /// Packs went since: the search says nothing any more. What kept the copies from being taken.
+    Stale(Vec<Arc<PackError>>),
 }
 
 impl Inner {
@@ -55,6 +59,7 @@ impl Inner {
             return Ok(());
         }
         let mut left = self.try_known(elsewhere, range, give)?;
+        let mut searches = 0;
         while let Some((first, _)) = left.first() {
             let first = first.chunk;
             let ids = left.iter().map(|(piece, _)| piece.chunk.id.into());
@@ -70,7 +75,9 @@ impl Inner {
                     lead.land(searched.as_ref().map(drop).map_err(Arc::clone));
                     let failed = |error| self.bytes_error(&first, range, error);
                     let searched = searched.map_err(failed)?;
-                    return self.settle(left, range, &searched, give);
+                    searches += 1;
+                    let is_last = searches == SEARCHES_MAX;
+                    left = self.settle(left, range, &searched, is_last, give)?;
                 }
                 Joined::Landed(Some(Err(error))) => {
                     return Err(self.bytes_error(&first, range, error));
@@ -107,11 +114,11 @@ impl Inner {
                 continue;
             }
             let searched = self.cache.searched(piece.chunk.id.into());
-            let tried = searched
-                .map(|searched| self.try_copies(piece, failure.as_ref(), &searched, false, give));
+            let tried =
+                searched.map(|searched| self.try_copies(piece, failure.as_ref(), &searched, give));
             match tried {
                 Some(Ok(Tried::Given)) => {}
-                Some(Ok(Tried::Stale)) | None => left.push((piece, failure)),
+                Some(Ok(Tried::Stale(_))) | None => left.push((piece, failure)),
                 Some(Err(error)) => return Err(self.bytes_error(&piece.chunk, range, error)),
             }
         }
@@ -140,13 +147,11 @@ impl Inner {
                 .map(|(piece, _)| ContentId::from(piece.chunk.id)),
         );
         self.add_kin(left, &mut ids);
-        let packs = self.contents.packs();
         let mut copies = self.contents.copies(&ids).map_err(Arc::new)?;
         let searched = Arc::new(Searched {
             when: Instant::now(),
             unreachable: copies.take_unreachable().map(Arc::new),
             ids,
-            packs,
             copies,
         });
         self.cache.remember_search(Arc::clone(&searched));
@@ -187,43 +192,54 @@ impl Inner {
     }
 
     /// Takes what a search found that has just ended. Every piece gets its verdict, so that none
-    /// is searched for again.
-    fn settle(
+    /// is searched for again, but for those that moved meanwhile: these are returned, unless it
+    /// `is_last`.
+    fn settle<'p>(
         &self,
-        left: Vec<Elsewhere<'_>>,
+        wanted: Vec<Elsewhere<'p>>,
         range: &Range<u64>,
         searched: &Searched,
+        is_last: bool,
         give: &mut Give<'_>,
-    ) -> Result<(), ImageError> {
+    ) -> Result<Vec<Elsewhere<'p>>, ImageError> {
         let mut first = Ok(());
-        for (piece, failure) in left {
-            let tried = self.try_copies(piece, failure.as_ref(), searched, true, give);
-            if let (Err(error), true) = (tried, first.is_ok()) {
-                first = Err(self.bytes_error(&piece.chunk, range, error));
+        let mut moved = Vec::new();
+        for (piece, failure) in wanted {
+            let tried = match self.try_copies(piece, failure.as_ref(), searched, give) {
+                Ok(Tried::Stale(reasons)) if is_last => {
+                    self.verdict(&piece.chunk, reasons, searched)
+                }
+                Ok(Tried::Stale(_)) => {
+                    moved.push((piece, failure));
+                    continue;
+                }
+                Ok(Tried::Given) => continue,
+                Err(error) => error,
+            };
+            if first.is_ok() {
+                first = Err(self.bytes_error(&piece.chunk, range, tried));
             }
         }
-        first
+        first.map(|()| moved)
     }
 
-    /// Takes the first copy of a piece that is whole. A search that `is_new` cannot be stale.
+    /// Takes the first copy of a piece that is whole.
     fn try_copies(
         &self,
         piece: &Piece,
         failure: Option<&Arc<PackError>>,
         searched: &Searched,
-        is_new: bool,
         give: &mut Give<'_>,
     ) -> Result<Tried, Arc<RepositoryError>> {
         let chunk = &piece.chunk;
-        let id = ContentId::from(chunk.id);
         let mut reasons = Vec::from_iter(failure.cloned());
         // Found a pack that is gone now, or did not see that it is gone.
         let mut is_stale = failure.is_some_and(|failure| failure.is_gone())
             && piece.spot().is_some_and(|spot| {
                 let (pack, _) = parts_of_key(spot.frame_key());
-                searched.packs.contains(&self.cache.pack(pack))
+                searched.copies.has_seen(self.cache.pack(pack))
             });
-        for (pack, place) in searched.copies.of(id) {
+        for (pack, place) in searched.copies.of(chunk.id.into()) {
             match self.try_copy(*pack, place, piece, give) {
                 Ok(true) => return Ok(Tried::Given),
                 Ok(false) => {}
@@ -233,9 +249,20 @@ impl Inner {
                 }
             }
         }
-        if is_stale && !is_new {
-            return Ok(Tried::Stale);
+        match is_stale {
+            true => Ok(Tried::Stale(reasons)),
+            false => Err(self.verdict(chunk, reasons, searched)),
         }
+    }
+
+    /// Returns why a chunk is not to be had, and remembers that it is lost where that is sure.
+    fn verdict(
+        &self,
+        chunk: &ChunkRef,
+        mut reasons: Vec<Arc<PackError>>,
+        searched: &Searched,
+    ) -> Arc<RepositoryError> {
+        let id = ContentId::from(chunk.id);
         reasons.extend(searched.unreachable.clone());
         let range = chunk.offset..chunk.end();
         let error = Arc::new(match weightiest(reasons) {
@@ -251,7 +278,7 @@ impl Inner {
             let lost = Mended::Lost(Instant::now(), Arc::clone(&error));
             self.cache.remember(chunk.id, lost);
         }
-        Err(error)
+        error
     }
 
     /// Tries one place. If the piece is whole there, it is remembered, and looked for there next.

@@ -20,7 +20,7 @@ impl Index {
     /// Returns where chunks lie, in the order asked: places in packs that are present. A chunk
     /// that lies in several packs has one answer.
     ///
-    /// `None` is no proof that a chunk is missing, only [`Self::find_anywhere`] gives that: an
+    /// `None` is no proof that a chunk is missing, only [`find_anywhere`] gives that: an
     /// entry of a damaged database counts as absent, and [`Self::is_damaged`] says so.
     ///
     /// # Errors
@@ -68,39 +68,38 @@ impl Index {
         Ok(found)
     }
 
-    /// Searches the footers of all packs present, once, for every copy of `ids`: what the index
-    /// lacks, or knows in a place that is of no use. Slow; must come before anyone says that a
-    /// chunk is missing. Holds the places of `ids` in memory, and a handful of footers.
-    ///
-    /// # Errors
-    ///
-    /// None of its own; packs that cannot be read are listed.
-    pub fn find_anywhere<F: PackFooters>(
-        &self,
-        ids: &HashSet<ContentId>,
-        footers: &F,
-    ) -> Result<Anywhere<F::Error>, IndexError> {
-        let (mut found, mut unreadable) = (HashMap::new(), Vec::new());
-        let packs = self.read().packs.all();
-        take_in::read_footers(&packs, footers, |pack, places| {
-            match places {
-                Err(failed) => unreadable.push((pack, failed)),
-                Ok(places) => {
-                    for (id, place) in places.into_iter().filter(|(id, _)| ids.contains(id)) {
-                        let copies: &mut Vec<_> = found.entry(id).or_default();
-                        copies.push((pack, place));
-                    }
-                }
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        Ok(Anywhere { found, unreadable })
-    }
-
     /// Returns the pack present that has this prefix; `None` also if there are two.
     pub fn pack(&self, prefix: PackPrefix) -> Option<PackId> {
         self.read().packs.id(prefix)
     }
+}
+
+/// Searches the footers of `packs`, once, for every copy of `ids`: what the index lacks, or knows
+/// in a place that is of no use. Slow; must come before anyone says that a chunk is missing. Holds
+/// the places of `ids` in memory, and a handful of footers.
+///
+/// # Errors
+///
+/// None of its own; packs that cannot be read are listed.
+pub fn find_anywhere<F: PackFooters>(
+    packs: &[PackId],
+    ids: &HashSet<ContentId>,
+    footers: &F,
+) -> Result<Anywhere<F::Error>, IndexError> {
+    let (mut found, mut unreadable) = (HashMap::new(), Vec::new());
+    take_in::read_footers(packs, footers, |pack, places| {
+        match places {
+            Err(failed) => unreadable.push((pack, failed)),
+            Ok(places) => {
+                for (id, place) in places.into_iter().filter(|(id, _)| ids.contains(id)) {
+                    let copies: &mut Vec<_> = found.entry(id).or_default();
+                    copies.push((pack, place));
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(Anywhere { found, unreadable })
 }
 
 /// Looks up `wanted`, sorted by id, and notes each place at the slot that stands beside the id.

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub use error::IndexError;
-pub use find::Anywhere;
+pub use find::{Anywhere, find_anywhere};
 pub use ingest::Ingest;
 pub use open::OpenReport;
 pub use options::IndexOptions;

@@ -295,7 +295,7 @@ impl Contents {
             }
         }
         let mut copies = self.copies(&HashSet::from([id]))?;
-        Ok(self.whole_copy(id, &mut copies, &mut failure, hash)?)
+        self.whole_copy(id, &mut copies, &mut failure, hash)
     }
 
     /// Returns the content at a place, if the place really holds it.

@@ -175,7 +175,7 @@ impl Contents {
                     sink(chunk.offset, &bytes)?;
                 }
                 Ok(_) => return Err(RepositoryError::MissingChunk { chunk: id, range }.into()),
-                Err(source) => {
+                Err(RepositoryError::Pack(source)) => {
                     return Err(RepositoryError::DamagedChunk {
                         chunk: id,
                         range,
@@ -183,6 +183,7 @@ impl Contents {
                     }
                     .into());
                 }
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())

@@ -9,13 +9,24 @@ use super::contents::{FooterSource, list_packs};
 use super::{Contents, RepositoryError};
 use crate::format::pack::PackKind;
 use crate::id::{ContentId, PackId};
-use crate::index::{PackFooters, PackPrefix, Place};
+use crate::index::{PackFooters, PackPrefix, Place, find_anywhere};
 use crate::pack::PackError;
+
+/// Lists of the packs in a row that have to show nothing new before it is said that something is
+/// missing. A collection that moves content and deletes the pack where it was, both while the packs
+/// are being listed, folder by folder, hides it from one list; hiding it from all takes a
+/// collection within each.
+const QUIET_LISTS: usize = 2;
 
 /// Every copy that the footers of all packs name of some ids.
 #[derive(Default)]
 pub struct Copies {
+    ids: HashSet<ContentId>,
     places: HashMap<ContentId, Vec<(PackId, Place)>>,
+    /// The packs that were looked into.
+    packs: HashSet<PackId>,
+    /// Packs of these that are not there any more, and had nothing that is not where it moved to.
+    gone: HashSet<PackId>,
     /// The first pack that is out of reach, which is no proof that it holds nothing.
     unreachable: Option<PackError>,
 }
@@ -24,6 +35,11 @@ impl Copies {
     /// Returns where copies of an id lie. What is there still has to be compared with the id.
     pub fn of(&self, id: ContentId) -> &[(PackId, Place)] {
         self.places.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns whether a pack was there when copies were looked for.
+    pub(crate) fn has_seen(&self, pack: PackId) -> bool {
+        self.packs.contains(&pack)
     }
 
     /// Returns why nobody can say that an id without copies is missing, if so.
@@ -43,28 +59,61 @@ pub(crate) fn weightiest<E: Borrow<PackError>>(reasons: Vec<E>) -> Option<E> {
 }
 
 impl Contents {
-    /// Finds every copy of `ids`: lists the packs again, and reads all their footers once.
+    /// Finds every copy of `ids`: lists the packs again, and reads all their footers once. While
+    /// an id has no copy, lists them until nothing new comes.
     pub fn copies(&self, ids: &HashSet<ContentId>) -> Result<Copies, RepositoryError> {
-        self.refresh()?;
+        let mut copies = Copies {
+            ids: ids.clone(),
+            ..Copies::default()
+        };
+        let packs = self.refresh()?;
+        self.look_into(&mut copies, packs)?;
+        if ids.iter().any(|id| copies.of(*id).is_empty()) {
+            self.follow(&mut copies)?;
+        }
+        Ok(copies)
+    }
+
+    /// Looks into packs that have come since copies were looked for, until none come any more.
+    /// Returns whether any came.
+    fn follow(&self, copies: &mut Copies) -> Result<bool, RepositoryError> {
+        let (mut has_news, mut quiet) = (false, 0);
+        while quiet < QUIET_LISTS {
+            let mut packs = self.refresh()?;
+            packs.retain(|pack| !copies.has_seen(*pack));
+            match packs.is_empty() {
+                true => quiet += 1,
+                false => (has_news, quiet) = (true, 0),
+            }
+            self.look_into(copies, packs)?;
+        }
+        Ok(has_news)
+    }
+
+    fn look_into(&self, copies: &mut Copies, packs: Vec<PackId>) -> Result<(), RepositoryError> {
         // Past the cache of footers, which one pass over all packs would empty for nothing.
         let footers = FooterSource::to_look(self.repository());
-        let anywhere = self.index().find_anywhere(ids, &footers)?;
+        let anywhere = find_anywhere(&packs, &copies.ids, &footers)?;
+        for (id, found) in anywhere.found {
+            copies.places.entry(id).or_default().extend(found);
+        }
         // What a pack cannot give back is not to be had from it; all other reasons leave it open.
         let errors = anywhere.unreadable.into_iter().map(|(_, error)| error);
-        Ok(Copies {
-            places: anywhere.found,
-            unreachable: errors.into_iter().find(|error| !error.is_loss()),
-        })
+        let unreachable = errors.into_iter().find(|error| !error.is_loss());
+        copies.unreachable = copies.unreachable.take().or(unreachable);
+        copies.packs.extend(packs);
+        Ok(())
     }
 
     /// Lists the packs again, and takes in those that have come since: a collection that repacks
-    /// while this session reads moves into new packs what it wants.
-    fn refresh(&self) -> Result<(), RepositoryError> {
-        let mut packs = list_packs(self.repository())?;
+    /// while this session reads moves into new packs what it wants. Returns all that are there.
+    fn refresh(&self) -> Result<Vec<PackId>, RepositoryError> {
+        let listed = list_packs(self.repository())?;
         let known = self.packs();
         let known: HashSet<&PackId> = known.iter().collect();
         let footers = FooterSource::to_build_on(self.repository());
         let mut failure = None;
+        let mut packs = listed.clone();
         packs.retain(|pack| {
             known.contains(pack)
                 || self.index().pack(PackPrefix::of(*pack)) == Some(*pack)
@@ -75,7 +124,7 @@ impl Contents {
                 })
         });
         self.set_packs(packs);
-        failure.map_or(Ok(()), |failure| Err(failure.into()))
+        failure.map_or(Ok(listed), |failure| Err(failure.into()))
     }
 
     /// Returns content whose hash is right from one of its copies; `None` where nobody has it.
@@ -86,17 +135,30 @@ impl Contents {
         copies: &mut Copies,
         failure: &mut Option<PackError>,
         hash: impl Fn(&[u8]) -> ContentId,
-    ) -> Result<Option<Vec<u8>>, PackError> {
-        let mut reasons = Vec::from_iter(failure.take());
-        for (pack, place) in copies.of(id) {
-            match self.content_at(*pack, place, id, &hash) {
-                Ok(Some(bytes)) => return Ok(Some(bytes)),
-                Ok(None) => {}
-                Err(error) => reasons.push(error),
+    ) -> Result<Option<Vec<u8>>, RepositoryError> {
+        loop {
+            let mut reasons = Vec::from_iter(failure.take());
+            let mut gone = Vec::new();
+            for (pack, place) in copies.of(id) {
+                match self.content_at(*pack, place, id, &hash) {
+                    Ok(Some(bytes)) => return Ok(Some(bytes)),
+                    Ok(None) => {}
+                    Err(error) => {
+                        gone.extend(error.is_gone().then_some(*pack));
+                        reasons.push(error);
+                    }
+                }
             }
+            // A pack that went since it was looked into: what lived in it is in another one.
+            let has_moved = gone.iter().any(|pack| !copies.gone.contains(pack));
+            if has_moved && self.follow(copies)? {
+                copies.gone.extend(gone);
+                continue;
+            }
+            copies.gone.extend(gone);
+            reasons.extend(copies.take_unreachable());
+            return Ok(weightiest(reasons).map_or(Ok(None), Err)?);
         }
-        reasons.extend(copies.take_unreachable());
-        weightiest(reasons).map_or(Ok(None), Err)
     }
 
     /// Returns whether the place of content really holds it.

@@ -4,11 +4,13 @@
 //! Then the recipe of every snapshot, each distinct node once: whether all it refers to is there
 //! and whole. What is not where the index says is looked for in all packs, many ids in one pass.
 //! Only where something is lost are the recipes walked again, to find every range of every disk
-//! that it hurts.
+//! that it hurts; and where packs came or went meanwhile, a fresh reader reads these ranges once
+//! more: a collection may have moved what was looked for.
 //!
 //! What cannot be read is damaged, whatever the system's reason: one bad sector ends no verify.
 //! Only where this process lacks something (open files, memory), or nothing can be listed, it ends.
 
+mod again;
 mod hurt;
 mod nodes;
 mod packs;

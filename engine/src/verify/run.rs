@@ -3,7 +3,7 @@
 use super::packs::{self, Part};
 use super::report::Findings;
 use super::turn::Turn;
-use super::{VerifyError, VerifyOptions, hurt, trees};
+use super::{VerifyError, VerifyOptions, again, hurt, trees};
 use crate::id::PackId;
 use crate::repository::{Contents, RepositoryError, Snapshot, SnapshotList};
 use crate::storage::{Area, Name};
@@ -22,6 +22,7 @@ impl Verification<'_> {
     pub(super) fn run(&self, packs: &mut Vec<PackId>) -> Result<Findings, VerifyError> {
         let (contents, options) = (self.contents, self.options);
         let mut findings = Findings::default();
+        let began = contents.packs();
         *packs = match options.snapshots {
             Some(_) => trees::packs(contents, &self.snapshots, options.cancel, &mut findings)?,
             None => contents.packs().to_vec(),
@@ -38,6 +39,7 @@ impl Verification<'_> {
         }
         if findings.hurts_any() {
             hurt::attribute(contents, &self.snapshots, options.cancel, &mut findings)?;
+            again::look_again(contents, &began, &self.snapshots, options, &mut findings)?;
         }
         Ok(findings)
     }
