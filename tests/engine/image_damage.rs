@@ -128,7 +128,7 @@ fn copies_in_packs_that_came_later_serve() {
         image.read_at(1 << 20, &mut buf).expect("reads");
         for (name, bytes) in world.memory.objects.all() {
             if let Name::Pack(_) = name {
-                // The header is fine, the frames are not; or nothing is there. Some packs are small.
+                // The header is fine, the frames are not; or nothing is there. Packs may be small.
                 let mut bytes = bytes;
                 let end = (bytes.len() / 2).min(2000);
                 bytes[80..end].fill(7);

@@ -241,7 +241,7 @@ fn a_collection_does_not_believe_the_index() {
             repository.config().repository_id,
         );
         let (index, report) = Index::open(options, &packs, &liar).expect("opens");
-        assert_eq!(report.taken_in as usize, packs.len());
+        assert_eq!(report.taken_in, packs.len());
         drop(index);
         let repository = copy.open();
         collect(&repository, Timestamp::now()).expect("collects");

@@ -1,7 +1,7 @@
-//! Whole histories by seed: backups, restores, collections, verifies, repairs, and snapshots that are
-//! forgotten, pruned and brought back, all of which come in between one another at every call of
-//! the disk; processes that are killed, and power cuts. What was acknowledged and not forgotten must
-//! be there, and right, whatever the seed.
+//! Whole histories by seed: backups, restores, collections, verifies, repairs, and snapshots that
+//! are forgotten, pruned and brought back, all of which come in between one another at every call
+//! of the disk; processes that are killed, and power cuts. What was acknowledged and not forgotten
+//! must be there, and right, whatever the seed.
 //!
 //! `CAIRN_HISTORIES=10000 cargo test --release -p cairn-engine --test histories` runs many;
 //! `CAIRN_SEED=… CAIRN_HISTORIES=1` runs one again.

@@ -25,8 +25,8 @@ use crate::repository::{RepositoryError, weightiest};
 /// about what a pack holds.
 const KIN_LEN: u64 = 128 * MIB;
 
-/// Searches after which a piece that keeps moving is given up: each takes a collection that moves it
-/// between the search and the read.
+/// Searches after which a piece that keeps moving is given up: each takes a collection that moves
+/// it between the search and the read.
 const SEARCHES_MAX: usize = 8;
 
 /// A piece that was not to be had, and why, where a place was known.
