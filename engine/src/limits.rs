@@ -52,6 +52,8 @@ pub const FRAME_CHUNKS_MAX: usize = 16 * 1024;
 /// Stored length at which a pack is sealed. Large enough that a million packs hold 64 TB, small
 /// enough that repacking one is cheap.
 pub const PACK_LEN_DEFAULT: u64 = 64 * MIB;
+/// Lengths at which users may have packs sealed.
+pub const PACK_LEN_RANGE: std::ops::RangeInclusive<u64> = MIB..=512 * MIB;
 /// Longest pack that is read: a pack is sealed by the first frame past its length.
 pub const PACK_LEN_MAX: u64 = 1024 * MIB;
 /// Most frames in a pack; an index entry has 16 bits for it.

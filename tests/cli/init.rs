@@ -47,11 +47,26 @@ fn settings_that_cannot_be_are_refused() {
         ["--compression", "gzip"],
         ["--compression", "zstd:99"],
         ["--frame-size", "1GiB"],
+        ["--pack-size", "4KiB"],
+        ["--pack-size", "1GiB"],
     ] {
         let ran = world.run(["init"].iter().chain(&args));
         ran.refused(2, args[0]);
     }
     assert!(!world.repository().exists());
+}
+
+#[test]
+fn packs_are_as_long_as_that_was_asked() {
+    let world = World::empty();
+    world.ok(["init", "--pack-size", "1MiB"]);
+    let mut disk = vec![0; 5 << 20];
+    fastrand::Rng::with_seed(3).fill(&mut disk);
+    world.raw("disk.raw", &disk);
+    world.backup("disk.raw");
+    let stats = world.json(["stats"]);
+    assert!(stats["packs"].as_u64() >= Some(6), "{stats}");
+    assert!(world.restored("web1") == disk);
 }
 
 #[test]

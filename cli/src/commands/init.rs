@@ -8,7 +8,7 @@ use cairn_engine::chunker::ChunkerSettings;
 use cairn_engine::compress::Compression;
 use cairn_engine::limits::{
     CHUNK_AVG_DEFAULT, CHUNK_AVG_MAX, CHUNK_AVG_MIN, FRAME_LEN_DEFAULT, FRAME_LEN_RANGE,
-    PACK_LEN_DEFAULT,
+    PACK_LEN_DEFAULT, PACK_LEN_RANGE,
 };
 use cairn_engine::repository::{InitOptions, Repository};
 use cairn_engine::retention::Grace;
@@ -50,6 +50,12 @@ pub struct InitArgs {
     #[arg(long, value_name = "SIZE", default_value_t = FrameSize(FRAME_LEN_DEFAULT))]
     pub frame_size: FrameSize,
 
+    /// Stored size at which packs, the files of a repository, are sealed
+    ///
+    /// Smaller ones mean more files, and less to be moved when something in them is forgotten.
+    #[arg(long, value_name = "SIZE", default_value_t = PackSize(PACK_LEN_DEFAULT))]
+    pub pack_size: PackSize,
+
     /// For how long forgotten snapshots rest, and can be brought back: such as 36h, 7d, 2w or 0
     #[arg(long, value_name = "TIME", default_value = "7d")]
     pub grace: Grace,
@@ -77,6 +83,28 @@ impl FromStr for ChunkSize {
         let bytes = u32::try_from(size::parse(text)?).map_err(|_| refused())?;
         let accepted = (CHUNK_AVG_MIN..=CHUNK_AVG_MAX).contains(&bytes) && bytes.is_power_of_two();
         accepted.then_some(Self(bytes)).ok_or_else(refused)
+    }
+}
+
+/// A length at which packs can be sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackSize(pub u64);
+
+impl std::fmt::Display for PackSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&size::exact(self.0).replace(' ', ""))
+    }
+}
+
+impl FromStr for PackSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bytes = Some(size::parse(text)?);
+        let accepted = bytes.filter(|bytes| PACK_LEN_RANGE.contains(bytes));
+        accepted
+            .map(Self)
+            .ok_or_else(|| "a size from 1MiB to 512MiB is wanted".to_owned())
     }
 }
 
@@ -108,7 +136,7 @@ pub fn run(args: &InitArgs, context: &Context) -> AnyResult<Outcome> {
         chunker: ChunkerSettings::new(args.chunk_size.0)?,
         compression: args.compression,
         frame_len: args.frame_size.0,
-        pack_len: PACK_LEN_DEFAULT,
+        pack_len: args.pack_size.0,
         grace_seconds: Some(args.grace.seconds()),
     };
     if !args.encrypt && context.is_passphrase_given() {
