@@ -15,7 +15,7 @@ use crate::commands::verify::Percent;
 use crate::context::Context;
 use crate::exit::Outcome;
 use crate::limit::rate_limit;
-use crate::output::gc::{CollectionReport, describe};
+use crate::output::gc::CollectionReport;
 use crate::output::{size, time};
 use crate::session;
 
@@ -136,12 +136,11 @@ fn remark(context: &Context, event: &GcEvent<'_>) {
 }
 
 fn waiting(context: &Context, writer: &Waiting) {
-    let who = describe(writer);
     match writer.is_stopped {
         true => context.warn(&format!(
-            "waiting for {who}, which is stopped: continue it (kill -CONT) or end it"
+            "waiting for {writer}, which is stopped: continue it (kill -CONT) or end it"
         )),
-        false => context.remark(&format!("waiting for {who}")),
+        false => context.remark(&format!("waiting for {writer}")),
     }
 }
 

@@ -102,17 +102,8 @@ impl Writer {
             host: writer.host.clone(),
             pid: writer.pid,
             is_stopped: writer.is_stopped,
-            text: describe(writer),
+            text: writer.to_string(),
         }
-    }
-}
-
-/// Names a writer for people.
-pub fn describe(writer: &Waiting) -> String {
-    let command = writer.command.as_deref().unwrap_or("something unknown");
-    match (&writer.host, writer.pid) {
-        (Some(host), Some(pid)) => format!("`{command}` (process {pid} on {host})"),
-        _ => format!("session {}", writer.session),
     }
 }
 

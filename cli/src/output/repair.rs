@@ -2,11 +2,12 @@
 
 use std::io::{self, Write};
 
+use cairn_engine::gc::Waiting;
 use cairn_engine::repair::RepairReport;
 use serde::Serialize;
 
 use super::Report;
-use super::gc::{Writer, describe};
+use super::gc::Writer;
 use super::size;
 use super::table::printable;
 use super::verify::{Damage, write_damage};
@@ -75,7 +76,7 @@ impl Repaired {
             healed: report.healed,
             written_packs: report.written_packs,
             written_bytes: report.written_bytes,
-            writers: report.waiting_for.iter().map(describe).collect(),
+            writers: report.waiting_for.iter().map(Waiting::to_string).collect(),
             waiting_for: report.waiting_for.iter().map(Writer::of).collect(),
             remaining: report.remaining.into_iter().map(Damage::of).collect(),
         }

@@ -1,5 +1,6 @@
 //! What a collection is asked to do, and what it says of itself.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -80,6 +81,17 @@ pub struct Waiting {
     pub started: Option<Timestamp>,
     /// Whether it is a stopped process of this host, which will not end by itself.
     pub is_stopped: bool,
+}
+
+/// For people: what it does, where, or at least which session it is.
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let command = self.command.as_deref().unwrap_or("something unknown");
+        match (&self.host, self.pid) {
+            (Some(host), Some(pid)) => write!(f, "`{command}` (process {pid} on {host})"),
+            _ => write!(f, "session {}", self.session),
+        }
+    }
 }
 
 /// What a collection did. Bytes are stored bytes.

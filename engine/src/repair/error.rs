@@ -47,14 +47,6 @@ impl From<PackError> for RepairError {
 }
 
 fn at_work(writers: &[Waiting]) -> String {
-    let mut text = "writers are at work:".to_owned();
-    for (number, writer) in writers.iter().enumerate() {
-        let command = writer.command.as_deref().unwrap_or("something unknown");
-        text.push_str(if number == 0 { " " } else { ", " });
-        text.push_str(command);
-        if let (Some(pid), Some(host)) = (writer.pid, &writer.host) {
-            text.push_str(&format!(" (process {pid} on {host})"));
-        }
-    }
-    text
+    let writers: Vec<String> = writers.iter().map(Waiting::to_string).collect();
+    format!("writers are at work: {}", writers.join(", "))
 }
