@@ -222,6 +222,70 @@ fn what_nobody_has_is_named_and_stored_anew_by_the_next_backup() {
     }
 }
 
+/// What verify found damaged counts as absent for the backups of this client: no repair is needed.
+#[test]
+fn the_next_backup_stores_anew_what_verify_found_damaged() {
+    for (passphrase, kind) in [
+        (None, PackKind::Data),
+        (Some("correct horse"), PackKind::Data),
+        (None, PackKind::Nodes),
+    ] {
+        let world = World::new(passphrase, &disk(seed()));
+        let pack = world.packs(kind)[0];
+        flip(&world.path(pack), |_| 200);
+        let source = || MemorySource::new(world.bytes.clone());
+        let unknown = world.repository.backup(source(), None).expect("backs up");
+        assert_eq!(unknown.manifest.disks[0].new_chunks, 0, "nobody knows yet");
+        assert_eq!(world.repository.verify().faults.len(), 1);
+        world.repository.backup(source(), None).expect("backs up");
+        let report = world.repository.verify();
+        assert!(
+            report.faults.iter().all(|fault| fault.hurts.is_empty()),
+            "{report:?}"
+        );
+        let restored = world.repository.restore(world.id).expect("restores");
+        assert!(restored == world.bytes);
+    }
+}
+
+/// An incremental does not take over what lies in a damaged pack, if its source still has it.
+#[test]
+fn an_incremental_heals_what_its_parent_has_lost() {
+    for has_unchanged in [true, false] {
+        let world = World::new(None, &disk(seed()));
+        let pack = world.packs(PackKind::Data)[0];
+        flip(&world.path(pack), |_| 200);
+        assert_eq!(world.repository.verify().faults.len(), 1);
+        let mut bytes = world.bytes.clone();
+        bytes[..10].fill(b'!');
+        let changed = |from: &[u8], bytes: &[u8]| {
+            MemorySource::changed_since(from, bytes.to_vec(), has_unchanged)
+        };
+        let source = changed(&world.bytes, &bytes);
+        let done = world
+            .repository
+            .backup(source, Some(world.id))
+            .expect("backs up");
+        assert_eq!(done.manifest.parent, Some(world.id));
+        let read = done.manifest.disks[0].read_bytes;
+        assert!(read < bytes.len() as u64 / 2, "{read}");
+        let report = world.repository.verify();
+        let is_whole = report.faults.iter().all(|fault| fault.hurts.is_empty());
+        assert_eq!(is_whole, has_unchanged, "{report:?}");
+        if has_unchanged {
+            assert!(world.repository.restore(world.id).expect("restores") == world.bytes);
+            assert!(world.repository.restore(done.snapshot).expect("restores") == bytes);
+        }
+        // Nothing is read again for what is whole now.
+        let source = changed(&bytes, &bytes);
+        let again = world
+            .repository
+            .backup(source, Some(done.snapshot))
+            .expect("backs up");
+        assert_eq!(again.manifest.disks[0].read_bytes, 0);
+    }
+}
+
 #[test]
 fn packs_with_each_others_bytes_lose_nothing() {
     for passphrase in [None, Some("correct horse")] {

@@ -71,7 +71,16 @@ impl Worker<'_> {
         let range = disk.region(task.start);
         let parent = disk.parent_chunks(task.start)?;
         let dirty = match disk.parent {
-            Some(_) => dirty_blocks(&range, &task.extents, disk.resized()),
+            Some(_) => {
+                let mut dirty = dirty_blocks(&range, &task.extents, disk.resized());
+                // What the parent has lost is read again, where that can be.
+                if disk.source.has_unchanged() {
+                    for chunk in disk.contents.hurt(&parent)? {
+                        dirty.insert_bytes(Geometry::DISK, &range, chunk.offset..chunk.end());
+                    }
+                }
+                dirty
+            }
             None => BlockSet::all(Geometry::DISK, &range),
         };
         let (mut reader, dirty_holes) =

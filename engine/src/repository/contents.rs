@@ -9,9 +9,12 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use jiff::Timestamp;
+
 use super::hot::HotPacks;
-use super::{Repository, RepositoryError};
+use super::{Depth, Readings, Repository, RepositoryError};
 use crate::cache::Cache;
+use crate::chunker::ChunkRef;
 use crate::format::recipe::{EMPTY_LEAF, Node};
 use crate::format::session::SessionKind;
 use crate::id::{ContentId, NodeId, PackId, SessionId, SnapshotId};
@@ -43,6 +46,8 @@ pub struct Contents {
     /// Packs on which nothing may be built: as the plan of a collection had it at opening. What a
     /// later plan condemns stays as long as this session does.
     condemned: HashSet<PackPrefix>,
+    /// Packs that this client knows to be damaged: for a writer among the condemned.
+    damaged: HashSet<PackPrefix>,
     /// Listed at opening, and again where something was not to be found.
     packs: RwLock<Arc<[PackId]>>,
     index: Index,
@@ -73,7 +78,7 @@ impl Contents {
         let document = super::session_document(kind, command, pins)?;
         let session = storage.open_session(&document)?;
         storage.clear_dead_sessions()?;
-        let condemned: HashSet<PackPrefix> = match &access {
+        let mut condemned: HashSet<PackPrefix> = match &access {
             Access::Write => repository
                 .condemned()?
                 .into_iter()
@@ -86,6 +91,12 @@ impl Contents {
             repository.check_not_taken(pins)?;
             repository.check_present(pins)?;
         }
+        let damaged = match &access {
+            Access::Write => known_damage(repository, &packs),
+            Access::Read(_) => HashSet::new(),
+        };
+        // What is damaged is stored anew by whoever sees it again.
+        condemned.extend(&damaged);
         let temp = repository.temp_folder(session.id())?;
         let id = repository.config().repository_id;
         let options = IndexOptions::new(repository.index_folder().to_owned(), temp, id);
@@ -104,6 +115,7 @@ impl Contents {
             repository: Arc::clone(repository),
             session,
             condemned,
+            damaged,
             packs: RwLock::new(packs.into()),
             index,
             report,
@@ -203,6 +215,19 @@ impl Contents {
         self.locate_in(ids, |missing| {
             self.index.find_outside(missing, &self.condemned)
         })
+    }
+
+    /// Returns those of some chunks that lie in packs only that are known to be damaged. Nothing is
+    /// looked up where none is known.
+    pub(crate) fn hurt(&self, chunks: &[ChunkRef]) -> Result<Vec<ChunkRef>, RepositoryError> {
+        if self.damaged.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<ContentId> = chunks.iter().map(|chunk| chunk.id.into()).collect();
+        let places = self.index.find_outside(&ids, &self.damaged)?;
+        let hurt = chunks.iter().zip(places);
+        let hurt = hurt.filter(|(_, place)| place.is_none());
+        Ok(hurt.map(|(chunk, _)| *chunk).collect())
     }
 
     fn locate_in(
@@ -364,6 +389,14 @@ impl NodeStore for Contents {
     fn empty_leaf(&self) -> NodeId {
         self.empty_leaf
     }
+}
+
+/// Returns the packs that this client found damaged when it read them last.
+fn known_damage(repository: &Repository, packs: &[PackId]) -> HashSet<PackPrefix> {
+    let file = repository.readings_file();
+    let readings = Readings::load(&file, Depth::Plain, Timestamp::MAX);
+    let damaged = packs.iter().filter(|pack| readings.is_damaged(**pack));
+    damaged.copied().map(PackPrefix::of).collect()
 }
 
 /// Lists the packs.

@@ -10,7 +10,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::VerifyError;
-use super::readings::Depth;
 use super::report::{FaultKind, Findings, VerifyReport, describe};
 use super::stream::Stream;
 use super::turn::Turn;
@@ -19,7 +18,7 @@ use crate::limits::{MANIFEST_LEN_MAX, MIB, SMALL_DOCUMENT_LEN_MAX};
 use crate::pack::PackError;
 use crate::pool;
 use crate::progress::{Cancel, Progress};
-use crate::repository::{OpenOptions, RepositoryError, read_config};
+use crate::repository::{Depth, OpenOptions, RepositoryError, read_config};
 use crate::storage::{Area, Name, SharedStorage, StorageError};
 
 /// How stored bytes are verified.

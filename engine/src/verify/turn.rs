@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::readings::{Depth, Readings};
 use crate::id::PackId;
+use crate::repository::{Depth, Readings};
 use crate::storage::{Area, Name, Storage, StorageError};
 
 /// After so long what was read is written down, so that a kill loses no more.

@@ -1,7 +1,8 @@
-//! When each pack was last read and found whole, as this client remembers it.
+//! When each pack was last read and found whole, and which were found damaged, as this client
+//! remembers it.
 //!
-//! A file in the user's cache folder, and no authority: it tells what to read first, never what is
-//! whole. One that is lost, damaged or from a clock that was wrong means that packs are read again.
+//! A file in the user's cache folder, and no authority: it tells what to read first and what to
+//! store anew, never what is whole. One that is lost, damaged or from a clock that was wrong means that packs are read again.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -28,7 +29,7 @@ type Key = [u8; KEY_LEN];
 
 /// How deeply packs are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Depth {
+pub(crate) enum Depth {
     /// Stored bytes are compared with their name.
     Stored,
     /// And decoded, and all that is in them is compared with its id.
@@ -58,7 +59,7 @@ impl Times {
 }
 
 /// What is remembered of all packs.
-pub(super) struct Readings {
+pub(crate) struct Readings {
     file: PathBuf,
     depth: Depth,
     times: HashMap<Key, Times>,
@@ -69,7 +70,7 @@ pub(super) struct Readings {
 impl Readings {
     /// Reads what is remembered. Times after `now` count as never: the clock that gave them was
     /// wrong, or this one is.
-    pub(super) fn load(file: &Path, depth: Depth, now: Timestamp) -> Self {
+    pub(crate) fn load(file: &Path, depth: Depth, now: Timestamp) -> Self {
         Self {
             file: file.to_owned(),
             depth,
@@ -85,19 +86,19 @@ impl Readings {
     }
 
     /// Returns when a pack was last read as deeply as it is now, and found whole.
-    pub(super) fn last(&self, pack: PackId) -> Option<Timestamp> {
+    pub(crate) fn last(&self, pack: PackId) -> Option<Timestamp> {
         let time = self.times(pack)?.at(self.depth);
         Timestamp::from_millisecond(time).ok().filter(|_| time > 0)
     }
 
     /// Returns whether a pack was found damaged when it was read last.
-    pub(super) fn is_damaged(&self, pack: PackId) -> bool {
+    pub(crate) fn is_damaged(&self, pack: PackId) -> bool {
         self.times(pack) == Some(Times::DAMAGED)
     }
 
     /// Notes that a pack was read to its end and is whole. What was decoded was read as stored,
     /// too.
-    pub(super) fn whole(&mut self, pack: PackId, now: Timestamp) {
+    pub(crate) fn whole(&mut self, pack: PackId, now: Timestamp) {
         let now = now.as_millisecond();
         let plain = match self.depth {
             Depth::Plain => now,
@@ -108,13 +109,13 @@ impl Readings {
     }
 
     /// Notes that a pack is damaged: it comes first until it is whole again.
-    pub(super) fn damaged(&mut self, pack: PackId) {
+    pub(crate) fn damaged(&mut self, pack: PackId) {
         self.learned.insert(key(pack), Times::DAMAGED);
     }
 
     /// Writes down what was learned, besides what others wrote meanwhile. Packs that are not among
     /// `packs` any more are left out.
-    pub(super) fn store(&self, packs: &[PackId], now: Timestamp) -> io::Result<()> {
+    pub(crate) fn store(&self, packs: &[PackId], now: Timestamp) -> io::Result<()> {
         if self.learned.is_empty() {
             return Ok(());
         }
