@@ -2,7 +2,8 @@
 //! remembers it.
 //!
 //! A file in the user's cache folder, and no authority: it tells what to read first and what to
-//! store anew, never what is whole. One that is lost, damaged or from a clock that was wrong means that packs are read again.
+//! store anew, never what is whole. One that is lost, damaged or from a clock that was wrong means
+//! that packs are read again.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
