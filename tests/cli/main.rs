@@ -13,6 +13,7 @@ mod export;
 mod export_clients;
 mod files;
 mod forget;
+mod frozen;
 mod full;
 mod gc;
 mod help;

@@ -17,6 +17,7 @@ mod encryption;
 mod encryption_keys;
 mod fastcdc_vectors;
 mod format_vectors;
+mod frozen;
 mod gc_damage;
 mod guest_btrfs;
 mod guest_ext4;
