@@ -49,6 +49,8 @@ fn manifest() -> Manifest {
 fn manifests_round_trip_with_unknown_members() -> Result<(), FormatError> {
     let mut manifest = manifest();
     manifest.unknown.insert("site".to_owned(), 7.into());
+    // Numbers of which a quick reader gets the last bit wrong.
+    manifest.unknown.insert("far".to_owned(), 1e127.into());
     manifest.disks[0]
         .unknown
         .insert("serial".to_owned(), "X".into());
