@@ -55,6 +55,7 @@ mod qcow2_malformed;
 mod qemu;
 mod raw_source;
 mod repair;
+mod repair_documents;
 mod retention;
 mod source_spec;
 mod space;
