@@ -27,6 +27,7 @@ mod mount;
 mod nbd_backup;
 mod prune;
 mod repair;
+mod repair_killed;
 mod resting;
 mod restore;
 mod snapshots;
