@@ -3,8 +3,10 @@
 #
 # Works with the stable toolchain and without cargo-fuzz: libFuzzer needs coverage counters, which
 # rustc's own LLVM inserts. What a run learns is kept in fuzz/corpus, crashes in fuzz/artifacts;
-# neither is committed. A crash becomes a seed in fuzz/seeds and a test beside the code. The golden
-# vectors in tests/vectors are seeds too.
+# neither is committed. A crash becomes a seed in fuzz/seeds and a test beside the code;
+# `fuzz/keep.sh` makes seeds of what was learned. The golden vectors in tests/vectors are seeds too.
+#
+# Nightly: `fuzz/run.sh 1800`, which takes 9 hours on one core. fuzz/README.md says more.
 set -eu
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
@@ -15,8 +17,10 @@ targets=${*:-$(sed -n 's/^name = "\([a-z0-9_]*\)"$/\1/p' fuzz/Cargo.toml)}
 # that was compiled for the product serves here: no target looks into it for coverage.
 release=${CARGO_TARGET_DIR:-target}/release
 find_rocksdb() { find "$release/build" -path '*/librocksdb-sys-*/out/librocksdb.a' 2>/dev/null | head -n 1; }
-[ -n "$(find_rocksdb)" ] || cargo build --release --locked --package cairn-engine
-ROCKSDB_LIB_DIR=$(realpath "$(dirname "$(find_rocksdb)")")
+if [ -z "${ROCKSDB_LIB_DIR:-}" ]; then
+    [ -n "$(find_rocksdb)" ] || cargo build --release --locked --package cairn-engine
+    ROCKSDB_LIB_DIR=$(realpath "$(dirname "$(find_rocksdb)")")
+fi
 ROCKSDB_STATIC=1
 export ROCKSDB_LIB_DIR ROCKSDB_STATIC
 

@@ -148,6 +148,9 @@ fn passed_on(cause: Cause<'_>) -> Option<Cause<'_>> {
     if let Some(shared) = cause.downcast_ref::<Arc<PackError>>() {
         return Some(&**shared);
     }
+    if let Some(shared) = cause.downcast_ref::<Arc<RepositoryError>>() {
+        return Some(&**shared);
+    }
     // An I/O error that carries another does not name it as its source either.
     if let Some(inner) = cause.downcast_ref().and_then(std::io::Error::get_ref) {
         return Some(inner);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use cairn_engine::crypto::Passphrase;
+use cairn_engine::id::SnapshotId;
 use cairn_engine::repository::reference::{SnapshotRef, SnapshotSummary};
 use cairn_engine::repository::{
     Access, Contents, OpenOptions, PutBack, Repository, RepositoryError, Snapshot, SnapshotList,
@@ -192,7 +193,16 @@ impl Snapshots {
 
     /// Returns the one snapshot that a text names.
     pub fn find(&self, text: &str) -> Result<&Snapshot> {
-        find_in(self.live(), text)
+        find_in(self.live(), text).map_err(|error| self.unreadable(text).unwrap_or(error))
+    }
+
+    /// Returns why the snapshot cannot be read whose id a text begins, where there is one.
+    fn unreadable(&self, text: &str) -> Option<anyhow::Error> {
+        let digits = text.rsplit('@').next().unwrap_or(text);
+        let is_meant = |id: SnapshotId| digits.len() >= 4 && id.to_hex().starts_with(digits);
+        let mut unreadable = self.list.unreadable.iter();
+        let meant = unreadable.find(|snapshot| is_meant(snapshot.id))?;
+        Some(anyhow::Error::new(Arc::clone(&meant.error)))
     }
 
     /// Returns the one forgotten snapshot that a text names.

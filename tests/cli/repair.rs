@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::world::{MIB, Ran, World, damage, disk, text};
+use crate::world::{MIB, Ran, World, copy_tree, damage, disk, text};
 
 fn backed_up(world: World) -> World {
     world.raw("a.raw", &disk(60, 8 * MIB));
@@ -118,6 +118,57 @@ fn what_makes_no_sense_is_refused() {
     let none = repair(&world, &["--pack", &"ab".repeat(32)]);
     assert_eq!(none.code, 1, "{none:?}");
     repair(&world, &["--from", "nowhere"]).refused(10, "no repository");
+}
+
+#[test]
+fn a_copy_of_the_repository_has_manifests_and_notes_and_snapshots_that_are_not_here() {
+    for world in [World::new(), World::encrypted()] {
+        let world = backed_up(world);
+        world.ok(["protect", "web1"]);
+        world.ok(["backup", "web2", "--disk", "vda=a.raw"]);
+        let copy = world.path("copy");
+        copy_tree(&world.repository(), &copy);
+        let listed = world.json(["snapshots"]);
+        let [first, second] = [0, 1].map(|number| listed[number]["id"].as_str().expect("an id"));
+        let folder = world.repository().join("snapshots");
+        damage(&folder.join(first));
+        damage(&only(&world, "notes"));
+        assert_eq!(world.run(["verify"]).code, 13);
+        let named = repair(&world, &[]);
+        assert_eq!(named.code, 13, "{named:?}");
+        assert_eq!(
+            named.document()["remaining"].as_array().map(Vec::len),
+            Some(2)
+        );
+
+        fs::remove_file(folder.join(second)).expect("it can be removed");
+        let healed = world.run(["repair", "--from", text(&copy)]);
+        assert_eq!(healed.code, 0, "{healed:?}");
+        for said in ["put back: snapshots/", "put back: notes/", "not here "] {
+            assert!(healed.out.contains(said), "no `{said}`: {healed:?}");
+        }
+        world.ok(["verify"]);
+        let now = world.json(["snapshots"]);
+        assert_eq!((&now[0]["id"], &now[1]), (&first.into(), &().into()));
+        assert_eq!(now[0]["protected"], true);
+
+        // The command that is told brings the other back.
+        let again = repair(&world, &["--from", text(&copy)]).document();
+        assert_eq!(again["healed_documents"], serde_json::json!([]));
+        let absent = &again["absent_snapshots"][0];
+        assert_eq!(
+            (&absent["id"], &absent["vm"]),
+            (&second.into(), &"web2".into())
+        );
+        let told = healed.out.split('`').nth(1).expect("a command");
+        let args = told.split(' ').skip(1).map(|arg| match arg {
+            "PATH" => "back/",
+            arg => arg,
+        });
+        world.ok(args);
+        let back = fs::read(world.path("back").join("vda.raw")).expect("it is restored");
+        assert!(back == fs::read(world.path("a.raw")).expect("the disk"));
+    }
 }
 
 /// Returns the only file in a folder of the repository.

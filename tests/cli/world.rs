@@ -198,6 +198,18 @@ fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// Copies what is below a folder to below another.
+pub fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("folders can be made");
+    for entry in fs::read_dir(from).expect("it is a folder").flatten() {
+        let to = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_tree(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), to).expect("there is space")),
+        }
+    }
+}
+
 /// How a command ended, and what it said.
 #[derive(Debug)]
 pub struct Ran {

@@ -208,6 +208,11 @@ fn what_is_set_aside_is_there_and_listed_nowhere(medium: &dyn Medium) -> Done {
     assert_eq!(storage.read(&pack(3), 5)?, b"again");
     storage.set_aside(&pack(3))?;
     assert_eq!(medium.count("damaged")?, 1);
+    // What is kept beside its object leaves it as it is.
+    storage.keep_aside(session.id(), &pack(4), b"other")?;
+    storage.keep_aside(session.id(), &pack(4), b"again")?;
+    assert_eq!(medium.count("damaged")?, 2);
+    assert_eq!(names(&*storage, Area::Packs)?, [(pack(4), 5)]);
     Ok(())
 }
 

@@ -261,6 +261,10 @@ impl Storage for Objects {
         Ok(())
     }
 
+    fn keep_aside(&self, _: SessionId, _: &Name, _: &[u8]) -> Result<(), StorageError> {
+        Ok(())
+    }
+
     fn open_session(&self, document: &[u8]) -> Result<Box<dyn Session>, StorageError> {
         self.behind.open_session(document)
     }

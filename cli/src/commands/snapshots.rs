@@ -1,7 +1,7 @@
 //! `cairn snapshots`: what there is to restore.
 
 use anyhow::Result;
-use cairn_engine::repository::Snapshot;
+use cairn_engine::repository::{Snapshot, UnreadableSnapshot};
 use cairn_engine::retention::Grace;
 
 use crate::context::Context;
@@ -52,8 +52,11 @@ pub fn run(args: &SnapshotsArgs, context: &Context) -> Result<Outcome> {
         let listed = snapshots.live().filter(is_wanted);
         context.print(&SnapshotsReport(listed.map(SnapshotReport::of).collect()))?;
     }
-    Ok(match snapshots.list.unreadable.is_empty() {
+    let unreadable = &snapshots.list.unreadable;
+    let is_newer = |snapshot: &UnreadableSnapshot| snapshot.error.is_unsupported();
+    Ok(match unreadable.is_empty() {
         true => Outcome::Done,
+        false if unreadable.iter().all(is_newer) => Outcome::Unsupported,
         false => Outcome::Damage,
     })
 }

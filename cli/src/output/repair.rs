@@ -3,18 +3,25 @@
 use std::io::{self, Write};
 
 use cairn_engine::gc::Waiting;
+use cairn_engine::id::SnapshotId;
 use cairn_engine::repair::RepairReport;
+use cairn_engine::storage::Name;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::Report;
 use super::gc::Writer;
-use super::size;
 use super::table::printable;
 use super::verify::{Damage, write_damage};
+use super::{size, time};
 
 /// What a repair found and did.
 #[derive(Debug, Serialize)]
 pub struct Repaired {
+    /// Manifests and notes that were put back from elsewhere.
+    pub healed_documents: Vec<String>,
+    /// Snapshots of this repository that are elsewhere, and not here.
+    pub absent_snapshots: Vec<Absent>,
     /// Whether the index was built anew.
     pub rebuilt_index: bool,
     /// Packs that were read.
@@ -43,6 +50,20 @@ pub struct Repaired {
     writers: Vec<String>,
 }
 
+/// A snapshot that another repository has.
+#[derive(Debug, Serialize)]
+pub struct Absent {
+    /// The snapshot.
+    pub id: SnapshotId,
+    /// Its VM.
+    pub vm: String,
+    /// The point in time that its disks show.
+    #[serde(serialize_with = "super::time::rfc3339")]
+    pub time: Timestamp,
+    /// The repository that has it.
+    pub repository: String,
+}
+
 /// A damaged pack.
 #[derive(Debug, Serialize)]
 pub struct Pack {
@@ -65,7 +86,16 @@ impl Repaired {
             readable: pack.is_readable,
             damaged: pack.bad.len(),
         });
+        let absent = report.absent.into_iter().map(|absent| Absent {
+            id: absent.id,
+            vm: absent.vm,
+            time: absent.time,
+            repository: absent.donor,
+        });
+        let healed = report.healed_documents.iter();
         Self {
+            healed_documents: healed.map(Name::path).collect(),
+            absent_snapshots: absent.collect(),
             rebuilt_index: report.rebuilt_index,
             packs: report.packs,
             checked_bytes: report.checked_bytes,
@@ -83,6 +113,27 @@ impl Repaired {
     }
 }
 
+impl Repaired {
+    /// Writes which snapshots could be had elsewhere, and how.
+    fn write_absent(&self, out: &mut dyn Write) -> io::Result<()> {
+        for absent in &self.absent_snapshots {
+            let (id, time) = (absent.id.short(), time::local(absent.time));
+            let vm = printable(absent.vm.clone());
+            writeln!(out, "not here     {id} of {vm}, {time}")?;
+        }
+        if let Some(absent) = self.absent_snapshots.first() {
+            let (id, folder) = (absent.id.short(), printable(absent.repository.clone()));
+            writeln!(
+                out,
+                "             deleted here, or made there, and does not come back by itself: use\n\
+                 {:13}`cairn -r {folder} restore {id} --to PATH`",
+                ""
+            )?;
+        }
+        Ok(())
+    }
+}
+
 impl Report for Repaired {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         for pack in &self.damaged_packs {
@@ -91,6 +142,9 @@ impl Report for Repaired {
                 false => format!("packs/{}/{}", pack.id.get(..2).unwrap_or_default(), pack.id),
             };
             writeln!(out, "{place}: {}", printable(pack.problem.clone()))?;
+        }
+        for document in &self.healed_documents {
+            writeln!(out, "put back: {document}")?;
         }
         let checked = size::human(self.checked_bytes);
         writeln!(out, "read         {checked} in {} packs", self.packs)?;
@@ -122,6 +176,7 @@ impl Report for Repaired {
         if !self.writers.is_empty() {
             return writeln!(out, "run `cairn repair` again when they have ended");
         }
+        self.write_absent(out)?;
         write_damage(out, "lost", &self.remaining)?;
         match self.remaining.is_empty() {
             true => writeln!(out, "everything is whole"),

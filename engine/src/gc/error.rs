@@ -1,6 +1,7 @@
 //! Why a collection stopped.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::id::{NodeId, SnapshotId};
 use crate::pack::PackError;
@@ -23,7 +24,7 @@ pub enum GcError {
         /// The snapshot.
         snapshot: SnapshotId,
         /// Why not.
-        source: RepositoryError,
+        source: Arc<RepositoryError>,
     },
     /// A recipe has a size that no disk has.
     #[error("snapshot {snapshot} holds a recipe that cannot be")]

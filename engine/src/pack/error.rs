@@ -13,7 +13,7 @@ pub enum PackError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// A pack's bytes are not what its name or footer says.
-    #[error("pack {pack} is damaged")]
+    #[error("pack {pack} {}", state(.source))]
     Damaged {
         /// The pack.
         pack: PackId,
@@ -21,7 +21,7 @@ pub enum PackError {
         source: FormatError,
     },
     /// A frame of a pack cannot be decoded.
-    #[error("frame {frame} of pack {pack} is damaged")]
+    #[error("frame {frame} of pack {pack} {}", state(.source))]
     DamagedFrame {
         /// The pack.
         pack: PackId,
@@ -48,14 +48,25 @@ pub enum PackError {
     Stopped,
 }
 
+fn is_newer(source: &FormatError) -> bool {
+    matches!(
+        source,
+        FormatError::UnsupportedVersion { .. } | FormatError::UnsupportedFeature { .. }
+    )
+}
+
+fn state(source: &FormatError) -> &'static str {
+    match is_newer(source) {
+        true => "is not supported",
+        false => "is damaged",
+    }
+}
+
 impl PackError {
     /// Returns whether the bytes say that a newer Cairn wrote them. A flipped bit may say so too.
     pub fn is_unsupported(&self) -> bool {
         match self {
-            Self::Damaged { source, .. } | Self::DamagedFrame { source, .. } => matches!(
-                source,
-                FormatError::UnsupportedVersion { .. } | FormatError::UnsupportedFeature { .. }
-            ),
+            Self::Damaged { source, .. } | Self::DamagedFrame { source, .. } => is_newer(source),
             _ => false,
         }
     }
@@ -63,10 +74,7 @@ impl PackError {
     /// Returns whether stored bytes are damaged, as against out of reach.
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Damaged { source, .. } | Self::DamagedFrame { source, .. } => !matches!(
-                source,
-                FormatError::UnsupportedVersion { .. } | FormatError::UnsupportedFeature { .. }
-            ),
+            Self::Damaged { source, .. } | Self::DamagedFrame { source, .. } => !is_newer(source),
             Self::DamagedContent { .. } => true,
             Self::Storage(StorageError::ShortRead { .. } | StorageError::TooLong { .. }) => true,
             _ => false,

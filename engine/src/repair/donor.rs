@@ -9,6 +9,8 @@ use crate::image::{CACHE_BYTES_DEFAULT, Image, ImageCache};
 use crate::repository::{Contents, Repository, Snapshot};
 use crate::source::Source;
 
+use super::documents::Named;
+
 /// Disks of another repository that are asked for one range.
 const CANDIDATES_MAX: usize = 8;
 /// Longest range that is asked for at once.
@@ -55,6 +57,32 @@ impl RepositoryDonor {
             snapshots,
             cache: ImageCache::new(CACHE_BYTES_DEFAULT),
         }
+    }
+
+    /// Returns an object's stored bytes, if they have the hash that is its name.
+    pub(super) fn stored(&self, object: Named) -> Option<Vec<u8>> {
+        let storage = self.contents.repository().storage();
+        let stored = storage.read(&object.name, object.limit).ok()?;
+        object.is_whole(&stored).then_some(stored)
+    }
+
+    /// Returns the snapshots of the same repository that are there, and not forgotten, and of which
+    /// `is_here` says no.
+    pub(super) fn more<'d>(
+        &'d self,
+        ours: &Repository,
+        is_here: impl Fn(SnapshotId) -> bool,
+    ) -> impl Iterator<Item = &'d Snapshot> {
+        let theirs = self.contents.repository();
+        let is_same = ours.config().repository_id == theirs.config().repository_id;
+        let live = |it: &&Snapshot| it.state.forgotten.is_none();
+        let snapshots = self.snapshots.iter().filter(live);
+        snapshots.filter(move |it| is_same && !is_here(it.id))
+    }
+
+    /// Returns where it is, for people.
+    pub(super) fn location(&self) -> String {
+        self.contents.repository().storage().location()
     }
 
     /// Returns content by its id, where both repositories give the same ids.

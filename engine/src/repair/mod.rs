@@ -2,6 +2,7 @@
 //! from wherever it may still be had.
 //!
 //! ```text
+//! documents manifests and notes that are damaged are put back, where a donor has them whole
 //! index     thrown away, and built anew from the footers of all packs
 //! scan      every pack is read: which contents are damaged in which pack
 //! salvage   what is whole in a damaged pack goes into new packs, durably
@@ -12,6 +13,7 @@
 //! Everything that is stored was compared with its id. Nothing is deleted. What is absent is stored
 //! anew by whichever backup sees it next. `docs/concurrency.md` argues why no step loses a byte.
 
+mod documents;
 mod donor;
 mod error;
 mod heal;
@@ -35,7 +37,7 @@ use crate::verify::{VerifyOptions, verify};
 pub use donor::{DiskDonor, Donor, RepositoryDonor};
 pub use error::RepairError;
 pub use index::rebuild_index;
-pub use options::{RepairOptions, RepairReport};
+pub use options::{AbsentSnapshot, RepairOptions, RepairReport};
 pub use scan::DamagedPack;
 
 /// Repairs a repository.
@@ -58,10 +60,10 @@ pub fn repair(
         return Err(RepairError::Writers(writers));
     }
     repository.cancel_plan(&lock)?;
-    let mut report = RepairReport {
-        rebuilt_index: options.packs.is_none() && Contents::discard_index(repository)?,
-        ..RepairReport::default()
-    };
+    let mut report = RepairReport::default();
+    documents::heal(repository, options, &mut report)?;
+    report.absent = documents::absent(repository, options.donors)?;
+    report.rebuilt_index = options.packs.is_none() && Contents::discard_index(repository)?;
     let contents = Contents::open(repository, Access::Read(Vec::new()), "repair")?;
     report.damaged = scan::scan(&contents, options, &mut report)?;
     if !report.damaged.is_empty() {
@@ -123,6 +125,7 @@ fn heal_all(
             },
         )?;
         report.remaining = found.faults;
+        documents::add_remaining(repository, &list, &mut report.remaining)?;
         let is_hurt = report.remaining.iter().any(|fault| !fault.hurts.is_empty());
         if !is_hurt || options.donors.is_empty() {
             return Ok(());

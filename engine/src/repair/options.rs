@@ -1,8 +1,11 @@
 //! What a repair is asked to do, and what it says of itself.
 
+use jiff::Timestamp;
+
 use crate::gc::Waiting;
-use crate::id::PackId;
+use crate::id::{PackId, SnapshotId};
 use crate::progress::{Cancel, Progress};
+use crate::storage::Name;
 use crate::verify::Fault;
 
 use super::{DamagedPack, Donor};
@@ -24,6 +27,10 @@ pub struct RepairOptions<'o> {
 /// What a repair did.
 #[derive(Debug, Default)]
 pub struct RepairReport {
+    /// Manifests and notes that were damaged, and were put back from donors.
+    pub healed_documents: Vec<Name>,
+    /// Snapshots of this repository that donors have, and that are not here.
+    pub absent: Vec<AbsentSnapshot>,
     /// Whether the index was thrown away to be built anew.
     pub rebuilt_index: bool,
     /// Packs read.
@@ -48,4 +55,18 @@ pub struct RepairReport {
     pub written_bytes: u64,
     /// What is still wrong, and whom it hurts. Not looked for where packs could not be set aside.
     pub remaining: Vec<Fault>,
+}
+
+/// A snapshot that a donor has, and that is not here: deleted here, or made there. It does not come
+/// back by itself, since it may have been forgotten and collected here.
+#[derive(Debug)]
+pub struct AbsentSnapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its VM.
+    pub vm: String,
+    /// The point in time that its disks show.
+    pub time: Timestamp,
+    /// Where the donor is.
+    pub donor: String,
 }

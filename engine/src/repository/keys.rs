@@ -85,7 +85,24 @@ pub(super) fn unlock(
     config: &Config,
     passphrase: &Passphrase,
 ) -> Result<(KeyId, MasterKey), RepositoryError> {
-    unlock_with(read_slots(storage)?, config, passphrase)
+    let slots = read_slots(storage)?;
+    if slots.is_empty() {
+        check_none_is_newer(storage)?;
+    }
+    unlock_with(slots, config, passphrase)
+}
+
+/// Fails with what a key slot of a newer version is refused by, where there is one.
+fn check_none_is_newer(storage: &dyn Storage) -> Result<(), RepositoryError> {
+    for listed in storage.list(Area::Keys)? {
+        if let Name::Key(id) = listed.name
+            && let Err(error) = read_slot(storage, id)
+            && error.is_unsupported()
+        {
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 /// Opens whichever of these slots the passphrase fits, and says which.

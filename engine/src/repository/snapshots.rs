@@ -48,7 +48,7 @@ pub struct UnreadableSnapshot {
     /// Its name.
     pub id: SnapshotId,
     /// Why not.
-    pub error: RepositoryError,
+    pub error: Arc<RepositoryError>,
 }
 
 /// All snapshots, by time.
@@ -118,7 +118,10 @@ impl Repository {
                 }),
                 // A collection may have taken it between the listing and the reading.
                 Err(RepositoryError::Storage(StorageError::NotFound(_))) => {}
-                Err(error) => list.unreadable.push(UnreadableSnapshot { id, error }),
+                Err(error) => list.unreadable.push(UnreadableSnapshot {
+                    id,
+                    error: Arc::new(error),
+                }),
             }
         }
         list.snapshots

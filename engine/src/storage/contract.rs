@@ -91,6 +91,15 @@ pub trait Storage: Send + Sync {
     /// [`StorageError::NotFound`] of an object that is not there.
     fn set_aside(&self, name: &Name) -> Result<(), StorageError>;
 
+    /// Keeps bytes that an object had where [`Storage::set_aside`] puts whole objects: for one
+    /// whose name must not be without an object meanwhile.
+    ///
+    /// # Durability
+    ///
+    /// Durable on return.
+    fn keep_aside(&self, session: SessionId, name: &Name, bytes: &[u8])
+    -> Result<(), StorageError>;
+
     /// Opens a session: visible to others from the moment this returns until it and all its uploads
     /// are dropped, or its process ends, however it ends.
     ///

@@ -169,6 +169,15 @@ impl<F: FileSystem> Folder<F> {
     }
 }
 
+/// Returns where an object goes that is set aside.
+fn aside(name: &Name) -> String {
+    let path = name.path();
+    let last = path
+        .rsplit_once('/')
+        .map_or(path.as_str(), |(_, last)| last);
+    format!("{DAMAGED}/{last}")
+}
+
 /// Tells an object that is not there from one that cannot be had.
 fn absent(name: &Name, op: &'static str, err: io::Error) -> StorageError {
     if err.kind() == io::ErrorKind::NotFound {
@@ -290,17 +299,23 @@ impl<F: FileSystem> Storage for Folder<F> {
     fn set_aside(&self, name: &Name) -> Result<(), StorageError> {
         self.packs.forget(name);
         self.publisher.ensure_folder(DAMAGED)?;
-        let path = name.path();
-        let last = path
-            .rsplit_once('/')
-            .map_or(path.as_str(), |(_, last)| last);
-        let aside = format!("{DAMAGED}/{last}");
         self.fs
-            .rename(&path, &aside, RenameMode::Replace)
+            .rename(&name.path(), &aside(name), RenameMode::Replace)
             .map_err(|err| absent(name, "set aside", err))?;
         // Its new name first: a power cut must not leave it without any.
         self.publisher.settle(DAMAGED)?;
         self.settle(name)
+    }
+
+    fn keep_aside(
+        &self,
+        session: SessionId,
+        name: &Name,
+        bytes: &[u8],
+    ) -> Result<(), StorageError> {
+        let mut draft = self.begin(session)?;
+        draft.write(bytes)?;
+        draft.publish(&aside(name), Clash::Replace).map(|_| ())
     }
 
     fn open_session(&self, document: &[u8]) -> Result<Box<dyn Session>, StorageError> {

@@ -87,10 +87,14 @@ fn documents(
         let named = options.snapshots.as_ref();
         named.is_none_or(|named| named.contains(&id))
     };
+    let repository = contents.repository();
     for unreadable in list.unreadable.iter().filter(|it| is_wanted(it.id)) {
+        if unreadable.error.is_unsupported() {
+            // Newer, and not damaged: it ends the verify, as a newer pack or note does.
+            repository.manifest(unreadable.id)?;
+        }
         findings.document(Name::Snapshot(unreadable.id), &unreadable.error);
     }
-    let repository = contents.repository();
     let notes = repository.storage().list(Area::Notes);
     for listed in notes.map_err(RepositoryError::from)? {
         let Name::Note(snapshot, id) = listed.name else {

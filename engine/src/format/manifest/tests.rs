@@ -49,6 +49,9 @@ fn manifest() -> Manifest {
 fn manifests_round_trip_with_unknown_members() -> Result<(), FormatError> {
     let mut manifest = manifest();
     manifest.unknown.insert("site".to_owned(), 7.into());
+    // A number of which a quick reader gets the last bit wrong.
+    let far = 1.844_674_407_037_095_4e20;
+    manifest.unknown.insert("far".to_owned(), far.into());
     manifest.disks[0]
         .unknown
         .insert("serial".to_owned(), "X".into());
