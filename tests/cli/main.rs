@@ -24,6 +24,7 @@ mod malformed;
 mod many_processes;
 mod mount;
 mod nbd_backup;
+mod parity;
 mod prune;
 mod repair;
 mod resting;

@@ -232,6 +232,9 @@ impl FileSystem for Interrupted {
     fn rename(&self, from: &str, to: &str, mode: RenameMode) -> io::Result<()> {
         self.tick().rename(from, to, mode)
     }
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        self.tick().link(from, to)
+    }
     fn sync_folder(&self, path: &str) -> io::Result<()> {
         self.tick().sync_folder(path)
     }

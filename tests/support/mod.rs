@@ -200,6 +200,7 @@ pub fn settings() -> InitOptions {
         frame_len: 128 * 1024,
         pack_len: 4 << 20,
         grace_seconds: None,
+        parity_percent: None,
     }
 }
 

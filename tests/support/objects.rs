@@ -12,7 +12,13 @@ use cairn_engine::storage::{
     StorageError, Upload,
 };
 
-const AREAS: [Area; 4] = [Area::Packs, Area::Snapshots, Area::Notes, Area::Keys];
+const AREAS: [Area; 5] = [
+    Area::Packs,
+    Area::Parity,
+    Area::Snapshots,
+    Area::Notes,
+    Area::Keys,
+];
 
 /// Objects as a storage that is only read; sessions are those of the storage behind.
 pub struct Objects {
@@ -156,6 +162,7 @@ impl Storage for Objects {
         }
         let belongs = |name: &Name| match name {
             Name::Pack(_) => area == Area::Packs,
+            Name::Parity(_) => area == Area::Parity,
             Name::Snapshot(_) => area == Area::Snapshots,
             Name::Note(..) => area == Area::Notes,
             Name::Key(_) => area == Area::Keys,
@@ -195,6 +202,10 @@ impl Storage for Objects {
 
     fn set_aside(&self, name: &Name) -> Result<(), StorageError> {
         self.set(*name, None);
+        Ok(())
+    }
+
+    fn keep_aside(&self, _: SessionId, _: &Name) -> Result<(), StorageError> {
         Ok(())
     }
 

@@ -12,6 +12,7 @@
 mod hurt;
 mod nodes;
 mod packs;
+mod parity;
 mod readings;
 mod report;
 mod run;
