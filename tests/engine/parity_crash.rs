@@ -44,21 +44,18 @@ impl World {
         open_on(disk, scratch().path()).expect("it opens")
     }
 
-    /// Damages a part of two packs, one of them with its header, and a parity.
+    /// Damages the largest two packs, at the header and at the end, and the parity of a third.
     fn damage(&self) {
         let listed = self.open(&self.disk).storage().list(Area::Packs);
-        let packs: Vec<Name> = listed
-            .expect("listed")
-            .into_iter()
-            .map(|it| it.name)
-            .collect();
-        let (first, last) = (packs[0], packs[packs.len() - 1]);
-        self.change(&first, |bytes| bytes[..5000].fill(0));
-        self.change(&last, |bytes| {
+        let mut listed = listed.expect("packs are listed");
+        listed.sort_by_key(|pack| std::cmp::Reverse(pack.len));
+        let packs: Vec<Name> = listed.iter().map(|pack| pack.name).collect();
+        self.change(&packs[0], |bytes| bytes[..5000].fill(0));
+        self.change(&packs[1], |bytes| {
             let len = bytes.len();
             bytes.truncate(len - 100);
         });
-        let Name::Pack(pack) = packs[1] else {
+        let Name::Pack(pack) = packs[2] else {
             panic!("packs were listed");
         };
         self.change(&Name::Parity(pack), |bytes| bytes[0] ^= 1);

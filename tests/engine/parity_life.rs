@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use cairn_engine::progress::{Cancel, Progress};
 use cairn_engine::storage::{Area, Name};
@@ -10,7 +11,8 @@ use jiff::Timestamp;
 
 use crate::parity::World;
 use crate::support::gc::{collect, collect_but, with_gc_options};
-use crate::support::{MemorySource, TestRepository, assert_clean, edit, seed};
+use crate::support::sim::small_settings;
+use crate::support::{MemorySource, TestRepository, assert_clean, edit, seed, verify_for};
 
 /// Returns how many packs there are, and fails unless just these have parity.
 fn packs_with_parity(repository: &TestRepository) -> usize {
@@ -104,6 +106,38 @@ fn a_repository_without_parity_has_none() {
     assert_eq!(listed.expect("it can be listed"), []);
     assert!(!repository.path().join("parity").exists());
     assert_eq!(repository.verify().without_parity, 0);
+}
+
+#[test]
+fn damaged_parity_comes_first_every_night_until_it_is_whole() {
+    let repository = TestRepository::with(None, |settings| {
+        *settings = small_settings();
+        settings.parity_percent = Some(10);
+    });
+    let mut random = fastrand::Rng::with_seed(seed());
+    let bytes = (0..500_000).map(|_| random.u8(..)).collect();
+    let made = repository.backup(MemorySource::new(bytes), None);
+    made.expect("backs up");
+    let opened = repository.open();
+    let mut parity = opened.storage().list(Area::Parity).expect("listed");
+    let packs = parity.len();
+    assert!(packs > 5, "{packs}");
+    let parity = parity.swap_remove(random.usize(..packs)).name;
+    let path = repository.path().join(parity.path());
+    let whole = fs::read(&path).expect("it is there");
+    let mut damaged = whole.clone();
+    damaged[0] ^= 1;
+    fs::write(&path, damaged).expect("writable");
+    let night = || {
+        let report = verify_for(&opened, Some(Duration::ZERO));
+        assert!(report.faults.iter().all(|it| it.object == parity.path()));
+        report.faults.len()
+    };
+    let first = (0..packs).find(|_| night() == 1);
+    assert!(first.is_some(), "every pack has its turn");
+    assert!((0..packs).all(|_| night() == 1), "it fell silent");
+    fs::write(&path, whole).expect("writable");
+    assert!((0..packs).all(|_| night() == 0));
 }
 
 fn stored(world: &World) -> VerifyReport {
