@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use cairn_engine::id::SnapshotId;
 use cairn_engine::progress::Cancel;
-use cairn_engine::repository::Repository;
+use cairn_engine::repository::{Repository, RepositoryError};
 use cairn_engine::storage::sim::{Fault, FaultKind, FaultOn, SimFs};
-use cairn_engine::storage::{Area, FileSystem, Name, OpenFile};
+use cairn_engine::storage::{Area, FileSystem, Folder, Name, OpenFile, SharedStorage};
 use jiff::Timestamp;
 
 use crate::repair::try_repair;
+use crate::storage_sessions::Interrupted;
 use crate::support::gc::collect;
-use crate::support::sim::{chain, faults, init_with_parity, open_on, scratch};
-use crate::support::{MemorySource, backup, edit, seed};
+use crate::support::memory::verify_fresh;
+use crate::support::sim::{chain, faults, init_with_parity, open_on, options, scratch};
+use crate::support::{MemorySource, assert_clean, backup, edit, seed};
 
 /// A disk with a repository that has parity, and what is in it.
 struct World {
@@ -181,4 +183,49 @@ fn a_power_cut_at_any_step_of_a_collection_leaves_parity_to_the_next() {
             );
         }
     }
+}
+
+#[test]
+fn a_backup_between_any_two_steps_of_a_collection_keeps_its_parity() {
+    let seed = seed();
+    let (disk, cache) = (SimFs::new(seed), scratch());
+    let mut random = fastrand::Rng::with_seed(seed);
+    let repository = init_with_parity(&disk, cache.path(), Some(20)).expect("made");
+    let mut disks = (0..3).map(|_| (0..60_000).map(|_| random.u8(..)).collect());
+    let mut next = || -> Vec<u8> { disks.next().expect("there are enough") };
+    let back_up = |repository: &Arc<Repository>, bytes: Vec<u8>| {
+        let done = backup(
+            repository,
+            MemorySource::new(bytes),
+            None,
+            &Cancel::default(),
+        );
+        done.expect("backs up").snapshot
+    };
+    let forgotten = back_up(&repository, next());
+    back_up(&repository, next());
+    repository.forget(&[forgotten]).expect("forgets");
+    let late = next();
+    let (mut at, mut calls) = (0, 0);
+    while at <= calls {
+        let copy = disk.crash_image(disk.op_count(), 0);
+        let writer = open_on(&copy.spawn(), scratch().path()).expect("it opens");
+        let bytes = late.clone();
+        let fs = Interrupted::new(copy.spawn(), at, move || {
+            back_up(&writer, bytes.clone());
+        });
+        let storage: SharedStorage = Arc::new(Folder::open(fs.clone()).expect("it opens"));
+        let no_passphrase = || Err(RepositoryError::WrongPassphrase);
+        let cache = scratch();
+        let collector = Repository::open(storage, &options(cache.path()), false, no_passphrase);
+        let collector = collector.expect("it opens");
+        collect(&collector, Timestamp::now()).expect("collects");
+        calls = calls.max(fs.calls());
+        let report = verify_fresh(&open_on(&copy, scratch().path()).expect("it opens"));
+        let report = report.expect("verifies");
+        assert_clean(&report);
+        assert_eq!(report.without_parity, 0, "seed {seed}, before call {at}");
+        at += random.usize(1..4);
+    }
+    assert!(calls > 50, "{calls}");
 }
