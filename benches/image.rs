@@ -164,6 +164,7 @@ fn make(path: &Path) {
         frame_len: FRAME_LEN_DEFAULT,
         pack_len: PACK_LEN_DEFAULT,
         grace_seconds: None,
+        parity_percent: None,
     };
     let repository = Repository::init(storage, &settings, None, &options(path)).expect("is made");
     let record = SourceRecord {

@@ -52,6 +52,7 @@ impl Place {
             keys: Arc::clone(&self.keys),
             pack_len: PACK_LEN_DEFAULT,
             frame_len: FRAME_LEN_DEFAULT,
+            parity_percent: None,
         };
         let mut packs = Vec::new();
         let mut open: Option<PackWriter> = None;

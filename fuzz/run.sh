@@ -47,6 +47,7 @@ vectors() {
 vectors config config
 vectors recipe recipe_node
 vectors pack pack
+vectors parity parity
 vectors manifest document m
 vectors keys document k
 vectors sealed sealed "00"

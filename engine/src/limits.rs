@@ -63,6 +63,11 @@ pub const PACK_CHUNKS_MAX: usize = 256 * 1024;
 /// Longest stored footer: `PACK_CHUNKS_MAX` entries, the frame table and a tag.
 pub const FOOTER_LEN_MAX: u32 = 24 * 1024 * 1024;
 
+/// Block by which packs are checked and rebuilt: what disks lose at once is as long or shorter.
+pub const PARITY_BLOCK_LEN: usize = 4096;
+/// Most blocks of a pack that are coded together: 4 MiB of memory, whatever the pack's length.
+pub const PARITY_GROUP_LEN_MAX: u32 = 1024;
+
 /// Longest config, key slot or note.
 pub const SMALL_DOCUMENT_LEN_MAX: u64 = MIB;
 /// Longest manifest: domain XML and thousands of disks fit.

@@ -25,6 +25,7 @@ mod malformed;
 mod many_processes;
 mod mount;
 mod nbd_backup;
+mod parity;
 mod prune;
 mod repair;
 mod repair_killed;

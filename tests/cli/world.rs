@@ -15,7 +15,7 @@ pub const PASSPHRASE: &str = "correct horse battery staple";
 /// A folder of a test's own. The command sees nothing of the user's environment in it.
 pub struct World {
     folder: tempfile::TempDir,
-    passphrase: Option<&'static str>,
+    pub passphrase: Option<&'static str>,
 }
 
 impl World {

@@ -10,7 +10,7 @@ use cairn_engine::storage::sim::{Fault, FaultKind, FaultOn, Lie, SimFs};
 use cairn_engine::storage::{FileSystem, Folder};
 use tempfile::TempDir;
 
-use crate::support::sim::{chain, copy_tree, faults, init_on, open_on, scratch};
+use crate::support::sim::{chain, copy_tree, faults, init_on, init_with_parity, open_on, scratch};
 use crate::support::{MemorySource, backup, edit, random_disk, seed};
 
 const DISK_LEN: usize = 700_000;
@@ -36,12 +36,12 @@ struct Story {
 
 impl Story {
     /// Makes a repository, a full snapshot and an incremental one.
-    fn tell(seed: u64, lie: Option<Lie>) -> Result<Self, RepositoryError> {
+    fn tell(seed: u64, lie: Option<Lie>, parity: Option<u8>) -> Result<Self, RepositoryError> {
         let disk = SimFs::new(seed);
         disk.pretend(lie);
         let cache = scratch();
         let mut random = fastrand::Rng::with_seed(seed);
-        let repository = init_on(&disk, cache.path())?;
+        let repository = init_with_parity(&disk, cache.path(), parity)?;
         let ready = disk.op_count();
         let mut bytes = random_disk(&mut random, DISK_LEN);
         let before = bytes.clone();
@@ -153,8 +153,17 @@ impl Story {
 
 #[test]
 fn a_power_cut_at_any_step_costs_nothing_that_was_acknowledged() {
+    cut_everywhere(None);
+}
+
+#[test]
+fn a_power_cut_at_any_step_of_a_backup_with_parity_costs_nothing() {
+    cut_everywhere(Some(10));
+}
+
+fn cut_everywhere(parity: Option<u8>) {
     let seed = seed();
-    let story = Story::tell(seed, None).expect("the story can be told");
+    let story = Story::tell(seed, None, parity).expect("the story can be told");
     for after in 0..=story.disk.op_count() {
         // Different kinds of cut at neighbouring steps, and all kinds where snapshots are made.
         let is_commit = story
@@ -177,7 +186,7 @@ fn a_power_cut_at_any_step_costs_nothing_that_was_acknowledged() {
 fn a_disk_that_lies_about_fsync_is_found_out() {
     let seed = seed();
     for lie in [Lie::FileSyncs, Lie::FolderSyncs, Lie::LateFileSyncs] {
-        let story = Story::tell(seed, Some(lie)).expect("the story can be told");
+        let story = Story::tell(seed, Some(lie), None).expect("the story can be told");
         let ends = story.ready..=story.disk.op_count();
         let mut cuts = ends
             .rev()
@@ -190,7 +199,7 @@ fn a_disk_that_lies_about_fsync_is_found_out() {
 #[test]
 fn whoever_dies_at_any_step_leaves_the_next_a_whole_repository() {
     let seed = seed();
-    let story = Story::tell(seed, None).expect("the story can be told");
+    let story = Story::tell(seed, None, None).expect("the story can be told");
     let mut random = fastrand::Rng::with_seed(seed);
     let mut bytes = story.made[1].bytes.clone();
     edit(&mut random, &mut bytes);

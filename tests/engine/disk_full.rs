@@ -11,7 +11,7 @@ use cairn_engine::storage::StorageError;
 use cairn_engine::storage::sim::{Fault, FaultKind, FaultOn, SimFs};
 
 use crate::support::memory::{restore_fresh, verify_fresh};
-use crate::support::sim::{chain, faults, init_on, open_on, scratch};
+use crate::support::sim::{chain, faults, init_with_parity, open_on, scratch};
 use crate::support::{MemorySource, backup, backup_against, edit, random_disk, seed};
 
 /// A repository with one snapshot on a simulated disk, and what the disk is to be next.
@@ -29,7 +29,9 @@ impl World {
         let (disk, cache) = (SimFs::new(seed), scratch());
         let mut random = fastrand::Rng::with_seed(seed);
         let before = random_disk(&mut random, 400_000);
-        let repository = init_on(&disk, cache.path()).expect("the repository is made");
+        let parity = seed.is_multiple_of(2).then_some(10);
+        let repository = init_with_parity(&disk, cache.path(), parity);
+        let repository = repository.expect("the repository is made");
         let source = MemorySource::new(before.clone());
         let done = backup(&repository, source, None, &Cancel::default()).expect("backs up");
         let mut bytes = before.clone();

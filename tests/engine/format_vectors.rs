@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use cairn_engine::compress::Decompressor;
 use cairn_engine::crypto::{FileSeal, Keys, MasterKey, Passphrase, unlock};
@@ -13,9 +14,13 @@ use cairn_engine::format::keys::KeySlot;
 use cairn_engine::format::manifest::Manifest;
 use cairn_engine::format::note::{Fact, Note};
 use cairn_engine::format::pack::{Footer, PackHeader, PackKind, Trailer};
+use cairn_engine::format::parity::{ParityDirectory, ParityLayout};
 use cairn_engine::format::recipe::Node;
 use cairn_engine::format::{FileKind, FormatError, Salt};
-use cairn_engine::id::{ContentId, RepositoryId};
+use cairn_engine::id::{ContentId, PackId, RepositoryId};
+use cairn_engine::pack::{PackError, make_parity};
+use cairn_engine::storage::sim::SimFs;
+use cairn_engine::storage::{Folder, Name, SharedStorage};
 
 struct Vector {
     fields: BTreeMap<String, String>,
@@ -95,6 +100,37 @@ fn run(folder: &str, at_least: usize, check: impl Fn(&Vector) -> Result<(), Stri
         cases += 1;
     }
     assert!(cases >= at_least, "only {cases} cases in {folder}");
+}
+
+#[test]
+fn parity() {
+    run("parity", 20, |vector| {
+        let pack = PackId::from_bytes(vector.array("pack"));
+        let directory = ParityDirectory::decode(&vector.bytes, pack).map_err(name)?;
+        assert_eq!(directory.encode(), vector.bytes);
+        let layout = ParityLayout::new(vector.number("length"), vector.number("percent"));
+        let layout = layout.expect("within limits");
+        assert_eq!(directory.head.layout, layout);
+        let len = usize::try_from(layout.pack_len()).expect("a small pack");
+        let mut bytes = vec![0; len];
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"pack").finalize_xof().fill(&mut bytes);
+        let file = parity_of(pack, &bytes, layout).expect("the disk does not fail");
+        assert_eq!(file.len() as u64, layout.file_len());
+        assert_eq!(blake3::hash(&file).as_bytes(), &vector.array("file"));
+        Ok(())
+    });
+}
+
+/// Returns the parity file of a pack with these bytes.
+fn parity_of(pack: PackId, bytes: &[u8], layout: ParityLayout) -> Result<Vec<u8>, PackError> {
+    let storage: SharedStorage = Arc::new(Folder::create(SimFs::new(1))?);
+    let session = storage.open_session(b"{}")?;
+    let mut upload = storage.upload(session.id())?;
+    upload.write(bytes)?;
+    upload.finish(&Name::Pack(pack))?;
+    make_parity(&storage, session.id(), pack, layout)?;
+    Ok(storage.read(&Name::Parity(pack), 1 << 30)?)
 }
 
 #[test]

@@ -20,7 +20,8 @@ fn one_backup() {
         .to_str()
         .and_then(|text| text.parse().ok())
         .expect("the parent gives a size");
-    let repository = TestRepository::new();
+    // With parity, which reads every pack back.
+    let repository = TestRepository::with(None, |settings| settings.parity_percent = Some(5));
     let source = Box::new(Computed { size });
     let done = backup_source(&repository.open(), source, false, None, &Cancel::default());
     let done = done.expect("backs up");

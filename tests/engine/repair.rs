@@ -94,7 +94,10 @@ fn repository_donor(world: &World) -> Donor {
     Donor::Repository(RepositoryDonor::new(contents, list.snapshots))
 }
 
-fn try_repair(repository: &Arc<Repository>, donors: &[Donor]) -> Result<RepairReport, RepairError> {
+pub fn try_repair(
+    repository: &Arc<Repository>,
+    donors: &[Donor],
+) -> Result<RepairReport, RepairError> {
     let (progress, cancel) = (Progress::default(), Cancel::default());
     let options = RepairOptions {
         packs: None,

@@ -91,6 +91,7 @@ macro_rules! for_each_medium {
 for_each_medium! {
     objects_are_kept_and_listed_in_order
     what_is_set_aside_is_there_and_listed_nowhere
+    what_is_kept_aside_stays_until_it_is_replaced
     what_is_there_is_refused_or_replaced
     an_upload_has_no_name_before_its_end
     an_upload_keeps_the_object_that_is_there
@@ -208,11 +209,38 @@ fn what_is_set_aside_is_there_and_listed_nowhere(medium: &dyn Medium) -> Done {
     assert_eq!(storage.read(&pack(3), 5)?, b"again");
     storage.set_aside(&pack(3))?;
     assert_eq!(medium.count("damaged")?, 1);
-    // What is kept beside its object leaves it as it is.
-    storage.keep_aside(session.id(), &pack(4), b"other")?;
-    storage.keep_aside(session.id(), &pack(4), b"again")?;
-    assert_eq!(medium.count("damaged")?, 2);
-    assert_eq!(names(&*storage, Area::Packs)?, [(pack(4), 5)]);
+    Ok(())
+}
+
+fn what_is_kept_aside_stays_until_it_is_replaced(medium: &dyn Medium) -> Done {
+    let storage = medium.create()?;
+    let session = storage.open_session(b"")?;
+    upload(&*storage, session.id(), &pack(3), b"rotten")?;
+    let mut buf = [0; 6];
+    storage.read_at(&pack(3), 0, &mut buf)?;
+    // Twice: whoever was interrupted between the two steps begins with the first again.
+    for _ in 0..2 {
+        storage.keep_aside(session.id(), &pack(3))?;
+        assert_eq!(storage.read(&pack(3), 6)?, b"rotten");
+        assert_eq!(medium.count("damaged")?, 1);
+    }
+    let gone = storage.keep_aside(session.id(), &pack(4));
+    assert!(matches!(gone, Err(StorageError::NotFound(name)) if name == pack(4)));
+    let mut whole = storage.upload(session.id())?;
+    whole.write(b"who")?;
+    whole.write(b"le!")?;
+    whole.read_at(2, &mut buf[..3])?;
+    assert_eq!(&buf[..3], b"ole");
+    assert!(whole.read_at(4, &mut buf[..3]).is_err(), "past its end");
+    whole.replace(&pack(3))?;
+    // Whoever had the old one open sees the new one.
+    storage.read_at(&pack(3), 0, &mut buf)?;
+    assert_eq!(&buf, b"whole!");
+    assert_eq!(storage.read(&pack(3), 6)?, b"whole!");
+    storage.keep_aside(session.id(), &pack(3))?;
+    assert_eq!(medium.count("damaged")?, 1);
+    assert_eq!(medium.count(&format!("tmp/{}", session.id()))?, 0);
+    assert_eq!(names(&*storage, Area::Packs)?, [(pack(3), 6)]);
     Ok(())
 }
 

@@ -145,7 +145,7 @@ fn sessions_start_while_others_clean() -> Done {
 
 /// A simulated disk where something else happens just before one of the calls.
 #[derive(Clone)]
-struct Interrupted {
+pub struct Interrupted {
     disk: SimFs,
     shared: Arc<Mutex<Interruption>>,
 }
@@ -157,7 +157,7 @@ struct Interruption {
 }
 
 impl Interrupted {
-    fn new(disk: SimFs, at: usize, action: impl FnMut() + Send + 'static) -> Self {
+    pub fn new(disk: SimFs, at: usize, action: impl FnMut() + Send + 'static) -> Self {
         let interruption = Interruption {
             calls: 0,
             at,
@@ -169,7 +169,7 @@ impl Interrupted {
         }
     }
 
-    fn calls(&self) -> usize {
+    pub fn calls(&self) -> usize {
         self.shared.lock().expect("no test thread panics").calls
     }
 
@@ -183,7 +183,7 @@ impl Interrupted {
     }
 }
 
-struct InterruptedFile(SimFile, Interrupted);
+pub struct InterruptedFile(SimFile, Interrupted);
 
 impl OpenFile for InterruptedFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -231,6 +231,9 @@ impl FileSystem for Interrupted {
     }
     fn rename(&self, from: &str, to: &str, mode: RenameMode) -> io::Result<()> {
         self.tick().rename(from, to, mode)
+    }
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        self.tick().link(from, to)
     }
     fn sync_folder(&self, path: &str) -> io::Result<()> {
         self.tick().sync_folder(path)

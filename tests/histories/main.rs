@@ -24,7 +24,7 @@ use std::thread;
 use cairn_engine::storage::sim::SimFs;
 
 use crate::support::seed;
-use crate::support::sim::{copy_tree, init_on, open_on, scratch};
+use crate::support::sim::{copy_tree, init_with_parity, open_on, scratch};
 use acts::{Client, Round};
 use baton::Baton;
 use model::Model;
@@ -42,7 +42,8 @@ fn history(seed: u64) -> Vec<String> {
     let model = Arc::new(Model::default());
     let mut disk = SimFs::new(seed);
     let (mut cache, old_cache) = (scratch(), scratch());
-    init_on(&disk, cache.path()).expect("nothing goes wrong yet");
+    let parity = seed.is_multiple_of(4).then_some(10);
+    init_with_parity(&disk, cache.path(), parity).expect("nothing goes wrong yet");
     let mut clients: Vec<Client> = (0..CLIENTS)
         .map(|number| Client::new(number, random.u64(..)))
         .collect();

@@ -119,6 +119,11 @@ impl FileSystem for StagedFs {
         self.0.disk.rename(from, to, mode)
     }
 
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.point("link to", to);
+        self.0.disk.link(from, to)
+    }
+
     fn sync_folder(&self, path: &str) -> io::Result<()> {
         self.0.point("sync", path);
         self.0.disk.sync_folder(path)

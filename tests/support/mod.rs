@@ -11,6 +11,7 @@ pub mod sim;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_engine::backup::{BackupDone, BackupError, BackupOptions, BackupRequest, DiskRequest};
 use cairn_engine::chunker::ChunkerSettings;
@@ -200,6 +201,7 @@ pub fn settings() -> InitOptions {
         frame_len: 128 * 1024,
         pack_len: 4 << 20,
         grace_seconds: None,
+        parity_percent: None,
     }
 }
 
@@ -336,6 +338,11 @@ pub fn restore_target(
 }
 
 pub fn verify_all(repository: &Arc<Repository>) -> VerifyReport {
+    verify_for(repository, None)
+}
+
+/// Verifies everything, or what there is time for.
+pub fn verify_for(repository: &Arc<Repository>, max_duration: Option<Duration>) -> VerifyReport {
     let list = repository.snapshots().expect("snapshots can be listed");
     let contents = Contents::open(repository, Access::Read(Vec::new()), "verify");
     let contents = contents.expect("the contents can be opened");
@@ -344,7 +351,7 @@ pub fn verify_all(repository: &Arc<Repository>) -> VerifyReport {
         snapshots: None,
         metadata_only: false,
         sample_percent: 100.0,
-        max_duration: None,
+        max_duration,
         now: jiff::Timestamp::now(),
         threads: 2,
         progress: &progress,

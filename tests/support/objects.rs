@@ -12,7 +12,13 @@ use cairn_engine::storage::{
     StorageError, Upload,
 };
 
-const AREAS: [Area; 4] = [Area::Packs, Area::Snapshots, Area::Notes, Area::Keys];
+const AREAS: [Area; 5] = [
+    Area::Packs,
+    Area::Parity,
+    Area::Snapshots,
+    Area::Notes,
+    Area::Keys,
+];
 
 /// Packs with their bytes.
 pub type Packs = Vec<(Name, Vec<u8>)>;
@@ -212,6 +218,7 @@ impl Storage for Objects {
         }
         let belongs = |name: &Name| match name {
             Name::Pack(_) => area == Area::Packs,
+            Name::Parity(_) => area == Area::Parity,
             Name::Snapshot(_) => area == Area::Snapshots,
             Name::Note(..) => area == Area::Notes,
             Name::Key(_) => area == Area::Keys,
@@ -261,7 +268,7 @@ impl Storage for Objects {
         Ok(())
     }
 
-    fn keep_aside(&self, _: SessionId, _: &Name, _: &[u8]) -> Result<(), StorageError> {
+    fn keep_aside(&self, _: SessionId, _: &Name) -> Result<(), StorageError> {
         Ok(())
     }
 

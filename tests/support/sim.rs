@@ -23,6 +23,7 @@ pub fn small_settings() -> InitOptions {
         frame_len: 16 * 1024,
         pack_len: 64 * 1024,
         grace_seconds: None,
+        parity_percent: None,
     }
 }
 
@@ -58,8 +59,21 @@ pub fn copy_tree(from: &Path, to: &Path) {
 
 /// Makes a repository on an empty disk.
 pub fn init_on(disk: &SimFs, cache: &Path) -> Result<Arc<Repository>, RepositoryError> {
+    init_with_parity(disk, cache, None)
+}
+
+/// Makes a repository on an empty disk, with so many percent of parity.
+pub fn init_with_parity(
+    disk: &SimFs,
+    cache: &Path,
+    parity_percent: Option<u8>,
+) -> Result<Arc<Repository>, RepositoryError> {
     let storage: SharedStorage = Arc::new(Folder::create(disk.clone())?);
-    Repository::init(storage, &small_settings(), None, &options(cache))
+    let settings = InitOptions {
+        parity_percent,
+        ..small_settings()
+    };
+    Repository::init(storage, &settings, None, &options(cache))
 }
 
 /// Opens the repository on a disk.

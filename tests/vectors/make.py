@@ -346,6 +346,8 @@ def configs():
     case("encrypted", "ok", config(MASTER), MASTER)
     case("not_compressed", "ok", config(b"", compression={"codec": "none"}))
     case("unknown_member", "ok", config(b"", site={"name": "north"}, compatible=["hints"]))
+    case("parity", "ok", config(b"", parity_percent=5))
+    case("too_much_parity", "OutOfRange", config(b"", parity_percent=101))
     case("other_master", "AuthenticationFailed", config(MASTER), OTHER)
     case("changed_member", "AuthenticationFailed", config(b"").replace(b"131072", b"131073"))
     case("added_space", "AuthenticationFailed", config(b"") + b" ")
@@ -430,5 +432,134 @@ def sealed():
     case("cut_in_salt", "Truncated", good[:47])
 
 
-for group in (packs, recipes, manifests, notes, configs, keys, derived, sealed):
+# Parity ------------------------------------------------------------------------------------------
+
+BETA = [int(word, 16) for word in (
+    "0001 acca 3c0e 163e c582 ed2e 914c 4012 6c98 10d8 6a72 b900 fdb8 fb34 ff38 991e").split()]
+
+
+def field():
+    """Returns logarithms and powers of the elements, by their numbers."""
+    polynomial = [0] * 65536
+    for number in range(65536):
+        for bit, beta in enumerate(BETA):
+            if number >> bit & 1:
+                polynomial[number] ^= beta
+    number_of = {value: number for number, value in enumerate(polynomial)}
+    logs, powers, power = [0] * 65536, [], 1
+    for exponent in range(65535):
+        logs[number_of[power]] = exponent
+        powers.append(number_of[power])
+        power <<= 1
+        if power >> 16:
+            power ^= 0x1002D
+    return logs, powers
+
+
+def elements(block):
+    for at in range(0, len(block), 64):
+        for low, high in zip(block[at : at + 32], block[at + 32 : at + 64]):
+            yield low | high << 8
+
+
+def block_of(values):
+    out = b""
+    for at in range(0, len(values), 32):
+        out += bytes(value & 255 for value in values[at : at + 32])
+        out += bytes(value >> 8 for value in values[at : at + 32])
+    return out
+
+
+def spare_blocks(members, count, logs, powers):
+    """Evaluates, at the first elements, the polynomials through each run of members."""
+    run = 1
+    while run < count:
+        run *= 2
+    spares = [[0] * 2048 for _ in range(count)]
+    for index, member in enumerate(members):
+        own = index + run
+        others = [point for point in range(own // run * run, (own // run + 1) * run)]
+        others.remove(own)
+        below = sum(logs[own ^ point] for point in others)
+        values = list(elements(member))
+        for at, spare in enumerate(spares):
+            factor = sum(logs[at ^ point] for point in others) - below
+            for place, value in enumerate(values):
+                if value:
+                    spare[place] ^= powers[(logs[value] + factor) % 65535]
+    return [block_of(spare) for spare in spares]
+
+
+def parity_of(pack, percent, logs, powers):
+    """Returns the directory as it stands at the beginning, and the whole file."""
+    name = blake3(pack).digest()
+
+    def check(number, block):
+        first = int.from_bytes(blake3(block, key=name).digest()[:8], "little")
+        return struct.pack("<Q", (first + number) % 2**64)
+
+    blocks = [pack[at : at + 4096].ljust(4096, b"\0") for at in range(0, len(pack), 4096)]
+    groups = -(-len(blocks) // 1024)
+    members = -(-len(blocks) // groups)
+    spares = -(-members * percent // 100)
+    head = b"CAIRNPAR" + struct.pack("<HHIQ", 1, 0, 4096, len(pack)) + name
+    head += struct.pack("<II", groups, spares)
+    table = b"".join(check(number, block) for number, block in enumerate(blocks))
+    records, number = b"", len(blocks)
+    for group in range(groups):
+        own = [blocks[at] for at in range(group, len(blocks), groups)]
+        for spare in spare_blocks(own, spares, logs, powers):
+            records += check(number, spare) + spare
+            number += 1
+    digest = parity_hash(head + table)
+    return head + table + digest, head + table + digest + records + digest + table + head
+
+
+def parity_hash(data):
+    return blake3(data, derive_key_context="cairn 1 parity").digest()
+
+
+def parities():
+    logs, powers = field()
+    for name, length, percent in [
+        ("one_block", 1000, 1), ("five_blocks", 20000, 40), ("eleven_blocks", 45000, 25),
+        ("as_much", 20480, 100), ("two_groups", (4 << 20) + 1, 1),
+    ]:
+        pack = blake3(b"pack").digest(length)
+        directory, whole = parity_of(pack, percent, logs, powers)
+        write(
+            "parity/" + name, "ok", directory, pack=blake3(pack).hexdigest(),
+            length=length, percent=percent, file=blake3(whole).hexdigest(),
+        )
+    pack = blake3(b"pack").digest(20000)
+    good, _ = parity_of(pack, 40, logs, powers)
+
+    def case(name, expect, changed, rehash=True):
+        data = changed + parity_hash(changed) if rehash else changed
+        write("parity/" + name, expect, data, pack=blake3(pack).hexdigest())
+
+    body = good[:-32]
+
+    def with_field(at, form, value):
+        data = struct.pack(form, value)
+        return body[:at] + data + body[at + len(data) :]
+
+    case("bad_magic", "BadMagic", b"CAIRNPAK" + body[8:])
+    case("newer_version", "UnsupportedVersion", with_field(8, "<H", 2))
+    case("reserved", "Malformed", with_field(10, "<H", 1))
+    case("other_block_length", "Malformed", with_field(12, "<I", 8192))
+    case("empty_pack", "OutOfRange", with_field(16, "<Q", 0))
+    case("giant_pack", "OutOfRange", with_field(16, "<Q", (1 << 30) + 1))
+    case("other_pack", "Malformed", with_field(24, "<32s", bytes(32)))
+    case("no_groups", "Malformed", with_field(56, "<I", 0))
+    case("too_many_groups", "Malformed", with_field(56, "<I", 2))
+    case("no_parity_blocks", "OutOfRange", with_field(60, "<I", 0))
+    case("more_parity_than_pack", "OutOfRange", with_field(60, "<I", 6))
+    case("short_table", "Truncated", body[:-8])
+    case("long_table", "Malformed", body + bytes(8))
+    case("changed_check", "ChecksumMismatch", good[:70] + b"\0" + good[71:], False)
+    case("cut_in_head", "Truncated", good[:60], False)
+
+
+for group in (packs, recipes, manifests, notes, configs, keys, derived, sealed, parities):
     group()

@@ -14,6 +14,7 @@ use cairn_engine::repository::{InitOptions, Repository};
 use cairn_engine::retention::Grace;
 use cairn_engine::storage::{Folder, SharedStorage};
 
+use crate::commands::verify::Percent;
 use crate::context::Context;
 use crate::exit::{CliError, Outcome};
 use crate::output::init::InitReport;
@@ -25,6 +26,7 @@ Examples:
   cairn init -r /backup/repository
   cairn init -r /backup/repository --encrypt
   cairn init -r /backup/repository --chunk-size 64KiB --compression zstd:3 --grace 2w
+  cairn init -r /backup/repository --parity 5%
 
 None of this can be changed later. Smaller chunks find more that is equal, and cost more memory and
 time: from about 10 TB of unique data on, 64KiB is the better size.";
@@ -59,6 +61,13 @@ pub struct InitArgs {
     /// For how long forgotten snapshots rest, and can be brought back: such as 36h, 7d, 2w or 0
     #[arg(long, value_name = "TIME", default_value = "7d")]
     pub grace: Grace,
+
+    /// Store so much parity with every pack, from which `cairn repair` heals damage
+    ///
+    /// In percent of the pack, a whole number [default: none]. A burst of damage up to that length
+    /// heals without a second copy, and so do single blocks of 4 KiB, such as bad sectors.
+    #[arg(long, value_name = "PERCENT")]
+    pub parity: Option<ParityShare>,
 
     /// Seal everything that is stored under a key that a passphrase opens
     #[arg(long)]
@@ -108,6 +117,21 @@ impl FromStr for PackSize {
     }
 }
 
+/// How much parity a pack can have, in percent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParityShare(pub u8);
+
+impl FromStr for ParityShare {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let share: Option<Percent> = text.parse().ok();
+        let accepted = (1..=100).find(|percent| share == Some(Percent(f64::from(*percent))));
+        let wanted = "a whole number from 1 to 100 is wanted";
+        accepted.map(Self).ok_or_else(|| wanted.to_owned())
+    }
+}
+
 /// A length that frames can be filled to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameSize(pub u32);
@@ -138,6 +162,7 @@ pub fn run(args: &InitArgs, context: &Context) -> AnyResult<Outcome> {
         frame_len: args.frame_size.0,
         pack_len: args.pack_size.0,
         grace_seconds: Some(args.grace.seconds()),
+        parity_percent: args.parity.map(|share| share.0),
     };
     if !args.encrypt && context.is_passphrase_given() {
         let text = "a passphrase is given, but not --encrypt: nothing would be encrypted";
@@ -156,6 +181,7 @@ pub fn run(args: &InitArgs, context: &Context) -> AnyResult<Outcome> {
         chunk_size: u64::from(args.chunk_size.0),
         compression: args.compression.to_string(),
         grace_seconds: args.grace.seconds(),
+        parity_percent: args.parity.map(|share| share.0),
         encrypted: args.encrypt,
     })?;
     if args.encrypt {
@@ -167,6 +193,16 @@ pub fn run(args: &InitArgs, context: &Context) -> AnyResult<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parity_is_a_whole_percentage() {
+        for (text, percent) in [("5%", 5), ("5", 5), ("1 %", 1), ("100%", 100)] {
+            assert_eq!(text.parse(), Ok(ParityShare(percent)));
+        }
+        for text in ["0", "0.5%", "2.5", "101", "-1", "x", "", "%"] {
+            assert!(text.parse::<ParityShare>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn chunk_sizes_are_powers_of_two_within_bounds() {

@@ -30,6 +30,7 @@ Examples:
   cairn repair --config            put `config` and key slots back from this client's copies
   cairn repair --index             build the index anew; nothing else
 
+Where the repository has parity, packs are rebuilt from it first, and missing parity is made.
 Everything is compared with its id before it is stored. Damaged packs are moved to `damaged/`, never
 deleted. What stays lost is stored anew by the next full backup that sees it. Exits with 13 if
 something stays lost, and with 11 while backups are at work.";

@@ -50,7 +50,7 @@ pub fn run(args: &StatsArgs, context: &Context) -> Result<Outcome> {
     let snapshots = Snapshots::read(context, &repository)?;
     let contents = session::contents(context, &repository, Access::Read(Vec::new()), "stats")?;
     let stats = stats::stats(&contents, &snapshots.list, context.threads().get())?;
-    let totals = StatsReport::of(&stats);
+    let totals = StatsReport::of(&stats, repository.config().parity_percent);
     let Some(per) = args.per else {
         context.print(&totals)?;
         return Ok(Outcome::Done);

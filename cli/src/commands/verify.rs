@@ -30,6 +30,9 @@ short, by --max-duration or by Ctrl-C, cover the repository in turn. The last li
 it was read, and since when all of it was. Packs found damaged come first until they are whole
 again.
 
+Parity is read together with its pack. Where it is damaged that is damage which hurts nobody; packs
+that have none are counted, and are no damage. `cairn repair` makes both anew.
+
 Exits with 13 if damage was found, and with 0 if none was, even where not everything was read. Every
 damaged object is named, with what it hurts.";
 

@@ -20,6 +20,8 @@ pub struct InitReport {
     pub compression: String,
     /// For how many seconds forgotten snapshots rest.
     pub grace_seconds: u64,
+    /// How much parity every pack gets, in percent of it.
+    pub parity_percent: Option<u8>,
     /// Whether everything in it is sealed.
     pub encrypted: bool,
 }
@@ -40,8 +42,12 @@ impl Report for InitReport {
         )?;
         writeln!(
             out,
-            "chunks of {chunk_size}, compression {}, {encryption}",
-            self.compression
+            "chunks of {chunk_size}, compression {}, {}{encryption}",
+            self.compression,
+            match self.parity_percent {
+                Some(percent) => format!("{percent} % of parity, "),
+                None => String::new(),
+            }
         )
     }
 }

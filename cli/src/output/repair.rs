@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use cairn_engine::gc::Waiting;
 use cairn_engine::id::SnapshotId;
-use cairn_engine::repair::RepairReport;
+use cairn_engine::repair::{DamagedPack, RepairReport};
 use cairn_engine::storage::Name;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -28,7 +28,11 @@ pub struct Repaired {
     pub packs: u64,
     /// Stored bytes that were read of them.
     pub checked_bytes: u64,
-    /// Damaged packs.
+    /// Packs that were damaged, and were rebuilt from their parity.
+    pub rebuilt_packs: Vec<Pack>,
+    /// Packs whose parity was missing or damaged, and was made anew.
+    pub renewed_parity: Vec<String>,
+    /// Packs that are damaged still.
     pub damaged_packs: Vec<Pack>,
     /// Whether they were set aside, to `damaged/`.
     pub set_aside: bool,
@@ -77,15 +81,21 @@ pub struct Pack {
     pub damaged: usize,
 }
 
-impl Repaired {
-    /// Puts together what is said.
-    pub fn of(report: RepairReport) -> Self {
-        let packs = report.damaged.into_iter().map(|pack| Pack {
+impl Pack {
+    fn of(pack: DamagedPack) -> Self {
+        Self {
             id: pack.id.to_hex(),
             problem: pack.problem,
             readable: pack.is_readable,
             damaged: pack.bad.len(),
-        });
+        }
+    }
+}
+
+impl Repaired {
+    /// Puts together what is said.
+    pub fn of(report: RepairReport) -> Self {
+        let packs = |packs: Vec<DamagedPack>| packs.into_iter().map(Pack::of).collect();
         let absent = report.absent.into_iter().map(|absent| Absent {
             id: absent.id,
             vm: absent.vm,
@@ -99,7 +109,9 @@ impl Repaired {
             rebuilt_index: report.rebuilt_index,
             packs: report.packs,
             checked_bytes: report.checked_bytes,
-            damaged_packs: packs.collect(),
+            rebuilt_packs: packs(report.rebuilt),
+            renewed_parity: report.renewed_parity.iter().map(|id| id.to_hex()).collect(),
+            damaged_packs: packs(report.damaged),
             set_aside: report.is_set_aside,
             salvaged: report.salvaged,
             copied: report.copied,
@@ -136,6 +148,10 @@ impl Repaired {
 
 impl Report for Repaired {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        for pack in &self.rebuilt_packs {
+            let problem = printable(pack.problem.clone());
+            writeln!(out, "rebuilt from its parity: {}: {problem}", pack.id)?;
+        }
         for pack in &self.damaged_packs {
             let place = match self.set_aside {
                 true => format!("damaged/{}", pack.id),
@@ -148,6 +164,13 @@ impl Report for Repaired {
         }
         let checked = size::human(self.checked_bytes);
         writeln!(out, "read         {checked} in {} packs", self.packs)?;
+        let (rebuilt, renewed) = (self.rebuilt_packs.len(), self.renewed_parity.len());
+        if rebuilt + renewed > 0 {
+            writeln!(
+                out,
+                "parity       {rebuilt} packs rebuilt from it, that of {renewed} made anew"
+            )?;
+        }
         let aside = match (self.damaged_packs.len(), self.set_aside) {
             (0, _) => "none".to_owned(),
             (count, true) => format!("{count} packs, set aside"),

@@ -22,6 +22,10 @@ pub struct StatsReport {
     pub unique_bytes: u64,
     /// What the repository takes, without the index.
     pub stored_bytes: u64,
+    /// What of it is parity.
+    pub parity_bytes: u64,
+    /// How much parity every pack gets, in percent of it.
+    pub parity_percent: Option<u8>,
     /// `logical_bytes / unique_bytes`.
     pub dedup_ratio: f64,
     /// `unique_bytes / stored_bytes`.
@@ -34,12 +38,14 @@ pub struct StatsReport {
 
 impl StatsReport {
     /// Completes the counts with the ratios.
-    pub fn of(stats: &Stats) -> Self {
+    pub fn of(stats: &Stats, parity_percent: Option<u8>) -> Self {
         Self {
             snapshots: stats.snapshots,
             logical_bytes: stats.logical_bytes,
             unique_bytes: stats.unique_bytes,
             stored_bytes: stats.stored_bytes,
+            parity_bytes: stats.parity_bytes,
+            parity_percent,
             dedup_ratio: stats.dedup_ratio(),
             compression_ratio: stats.compression_ratio(),
             chunks: stats.chunks,
@@ -66,6 +72,10 @@ impl Report for StatsReport {
             "stored       {stored} in {} packs (ratio {compression:.2})",
             self.packs
         )?;
+        if let Some(percent) = self.parity_percent {
+            let parity = size::human(self.parity_bytes);
+            writeln!(out, "parity       {parity} of it ({percent} %)")?;
+        }
         writeln!(out, "together     {:.2} to 1", dedup * compression)
     }
 }

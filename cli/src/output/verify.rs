@@ -21,6 +21,8 @@ pub struct VerifyReport {
     pub checked_bytes: u64,
     /// Whether stored bytes were compared with their names only, and nothing was decoded.
     pub stored_only: bool,
+    /// Packs read without parity, where the repository's settings want it.
+    pub without_parity: u64,
     /// Manifests, notes and key slots that were looked at, where nothing was decoded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub documents: Option<u64>,
@@ -170,6 +172,7 @@ impl VerifyReport {
             packs: report.packs,
             checked_bytes: report.checked_bytes,
             stored_only,
+            without_parity: report.without_parity,
             documents: stored_only.then_some(report.documents),
             references_checked: !stored_only && !report.is_cut,
             coverage: report.coverage.into(),
@@ -193,6 +196,10 @@ impl Report for VerifyReport {
             count => writeln!(out, "{count} damaged objects")?,
         }
         self.coverage.write(out)?;
+        if self.without_parity > 0 {
+            let count = self.without_parity;
+            writeln!(out, "{count} packs have no parity; `cairn repair` makes it")?;
+        }
         if !self.stored_only && !self.references_checked {
             writeln!(
                 out,

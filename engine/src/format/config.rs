@@ -60,6 +60,8 @@ pub struct Config {
     /// For how long forgotten snapshots rest, in seconds; [`GRACE_SECONDS_DEFAULT`] where nothing
     /// is said.
     pub grace_seconds: Option<u64>,
+    /// How much parity every pack gets, in percent of it; none where nothing is said.
+    pub parity_percent: Option<u8>,
     /// Features that a reader may ignore, and need not know.
     pub compatible: Vec<String>,
     /// Members that this version does not know.
@@ -117,6 +119,7 @@ impl Config {
             compression: Compression::Zstd { level: 1 },
             encryption: salt.map(EncryptionConfig::new),
             grace_seconds: None,
+            parity_percent: None,
             compatible: Vec::new(),
             unknown: Unknown::new(),
         }
@@ -214,6 +217,8 @@ impl Config {
         }
         let grace = self.grace_seconds.unwrap_or_default();
         in_range("grace_seconds", grace, 0, GRACE_SECONDS_MAX)?;
+        let parity = self.parity_percent.unwrap_or(1);
+        in_range("parity_percent", parity.into(), 1, 100)?;
         self.encryption
             .as_ref()
             .map_or(Ok(()), EncryptionConfig::check)
@@ -258,6 +263,8 @@ struct Document {
     encryption: Option<Ciphered>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     grace_seconds: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parity_percent: Option<u8>,
     incompatible: Vec<String>,
     compatible: Vec<String>,
     #[serde(with = "json::hex_bytes")]
@@ -314,6 +321,7 @@ impl Document {
                 settings,
             }),
             grace_seconds: config.grace_seconds,
+            parity_percent: config.parity_percent,
             incompatible: Vec::new(),
             compatible: config.compatible.clone(),
             mac: [0; MAC_LEN],
@@ -350,6 +358,7 @@ impl Document {
             compression,
             encryption: self.encryption.map(|encryption| encryption.settings),
             grace_seconds: self.grace_seconds,
+            parity_percent: self.parity_percent,
             compatible: self.compatible,
             unknown: self.unknown,
         })

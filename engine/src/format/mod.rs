@@ -21,6 +21,7 @@ pub mod keys;
 pub mod manifest;
 pub mod note;
 pub mod pack;
+pub mod parity;
 pub mod plan;
 pub mod recipe;
 pub mod session;

@@ -7,7 +7,7 @@ use crate::repository::{Repository, RepositoryError};
 use crate::storage::CollectionLock;
 
 use super::plan::{self, Planned, Planning};
-use super::{GcError, GcOptions, GcReport, sweep, wait};
+use super::{GcError, GcOptions, GcReport, parity, sweep, wait};
 
 /// A collection at work: holds the lock that only one may hold.
 ///
@@ -69,10 +69,14 @@ impl<'o> Collection<'o> {
         loop {
             let before = self.report.deleted_packs;
             self.report.was_full = false;
-            if let Some(Planned { plan, covered }) = self.plan()?
-                && !self.finish(plan, Some(covered))?
-            {
-                return Ok(());
+            match self.plan()? {
+                Some(Planned { plan, covered }) => {
+                    if !self.finish(plan, Some(covered))? {
+                        return Ok(());
+                    }
+                }
+                // What an interrupted collection or a repair left.
+                None => parity::delete(&self.repository, &mut self.report)?,
             }
             // What went has made room for what could not be moved.
             if !self.report.was_full || self.report.deleted_packs == before {

@@ -21,6 +21,7 @@ mod duplicates;
 mod error;
 mod mark;
 mod options;
+mod parity;
 mod plan;
 mod repack;
 mod roots;

@@ -115,7 +115,8 @@ pub struct GcReport {
     pub condemned: u64,
     /// Packs among these out of which something was, or is to be, moved.
     pub repacked: u64,
-    /// Bytes that moving writes, estimated, where nothing was done; else those written.
+    /// Bytes that moving writes, parity included, estimated where nothing was done; else those
+    /// written.
     pub written_bytes: u64,
     /// Packs written.
     pub written_packs: u64,
@@ -123,7 +124,7 @@ pub struct GcReport {
     pub taken: Vec<SnapshotId>,
     /// Packs deleted.
     pub deleted_packs: u64,
-    /// Bytes in them.
+    /// Bytes in them and in parity that was deleted.
     pub deleted_bytes: u64,
     /// Packs that a snapshot published meanwhile needs, and that stay.
     pub rescued: u64,

@@ -14,7 +14,7 @@ use super::choose::{Weighed, choose};
 use super::mark::{Marked, Sorters, mark};
 use super::repack::{Moved, repack};
 use super::roots::{Roots, look};
-use super::{GcError, GcEvent, GcOptions, GcReport, duplicates, wait};
+use super::{GcError, GcEvent, GcOptions, GcReport, duplicates, parity, wait};
 
 /// The snapshots that a plan's own collection has walked.
 pub type Covered = BTreeSet<SnapshotId>;
@@ -72,7 +72,9 @@ impl<'p, 'o> Planning<'p, 'o> {
         report.damaged = census.unreadable().collect();
         let moving = weighed.iter().zip(&goes).filter(|(_, goes)| **goes);
         let moving = moving.filter_map(|(pack, _)| pack.filter(|pack| !pack.is_dead));
-        let moving: Vec<u64> = moving.map(|pack| pack.stored_len - pack.dead).collect();
+        let moving = moving.map(|pack| pack.stored_len - pack.dead);
+        let moving = moving.map(|len| len + parity::estimate(repository, len));
+        let moving: Vec<u64> = moving.collect();
         report.repacked = moving.len() as u64;
         report.written_bytes = moving.iter().sum();
         Ok(Self {
@@ -92,7 +94,8 @@ impl<'p, 'o> Planning<'p, 'o> {
         self.report.deleted_packs = self.report.condemned;
         self.report.taken.clone_from(&self.roots.taken);
         self.report.deleted_bytes = self.going().map(|pack| pack.stored_len).sum();
-        Ok(())
+        let going = self.going().map(|pack| pack.id).collect();
+        parity::survey(self.repository, &going, self.report)
     }
 
     /// Moves what lives out of the packs that go, and writes the plan. `None` where nothing goes.

@@ -12,7 +12,7 @@ use super::census::Census;
 use super::mark::mark;
 use super::plan::{Covered, sorters};
 use super::roots::look;
-use super::{GcError, GcEvent, GcOptions, GcReport};
+use super::{GcError, GcEvent, GcOptions, GcReport, parity};
 
 /// What a sweep needs.
 pub(super) struct Sweep<'s, 'o> {
@@ -48,6 +48,7 @@ impl Sweep<'_, '_> {
             .collect();
         self.delete_snapshots(&taken)?;
         self.delete_packs(&condemned, report)?;
+        parity::delete(self.repository, report)?;
         report.taken.extend(taken);
         self.repository.delete_plan(self.lock)?;
         if report.deleted_packs > 0 {

@@ -7,6 +7,7 @@ mod error;
 mod footers;
 mod framer;
 mod packer;
+mod parity;
 mod places;
 mod reader;
 mod writer;
@@ -15,6 +16,9 @@ pub use error::PackError;
 pub use footers::FooterCache;
 pub use framer::{Frame, Framer};
 pub use packer::{PackSink, Packer, PackerStats};
+pub use parity::{
+    BlockChecks, ParityState, Rebuild, Rebuilt, inspect_parity, make_parity, rebuild_pack,
+};
 pub use places::places_in;
 pub use reader::{PackReader, read_footer};
 pub use writer::{PackContext, PackWriter, SealedPack};

@@ -29,7 +29,7 @@ pub trait PackSink: Send + Sync {
 pub struct PackerStats {
     /// Packs published, in order.
     pub packs: Vec<PackId>,
-    /// Their stored length in bytes.
+    /// Their stored length in bytes, and that of their parity.
     pub stored_bytes: u64,
 }
 
@@ -148,7 +148,7 @@ fn append(
 fn publish(sealed: &Receiver<SealedPack>, sink: &dyn PackSink) -> Result<PackerStats, PackError> {
     let mut stats = PackerStats::default();
     for pack in sealed {
-        let stored_len = pack.stored_len();
+        let stored_len = pack.stored_len() + pack.parity_len();
         let (id, footer) = pack.publish()?;
         sink.published(id, &footer)?;
         stats.packs.push(id);

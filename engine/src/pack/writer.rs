@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Frame, PackError};
+use super::{Frame, PackError, make_parity};
 use crate::crypto::{FileSeal, Keys};
 use crate::format::Salt;
 use crate::format::pack::{Footer, FooterEntry, FrameEntry, PackHeader, PackKind, Trailer};
+use crate::format::parity::ParityLayout;
 use crate::id::{PackId, SessionId};
 use crate::limits;
 use crate::storage::{Name, SharedStorage, Upload};
@@ -23,6 +24,8 @@ pub struct PackContext {
     pub pack_len: u64,
     /// Plain length that frames are filled to, or that of the largest chunk if that is longer.
     pub frame_len: u32,
+    /// How much parity every pack gets, in percent of it.
+    pub parity_percent: Option<u8>,
 }
 
 /// A pack whose bytes are all written, but which has no name yet.
@@ -31,6 +34,9 @@ pub struct SealedPack {
     stored_len: u64,
     footer: Footer,
     upload: Box<dyn Upload>,
+    storage: SharedStorage,
+    session: SessionId,
+    parity: Option<ParityLayout>,
 }
 
 /// A pack that is being written. Dropping it leaves nothing.
@@ -44,7 +50,7 @@ pub struct PackWriter {
     frames: Vec<FrameEntry>,
     entries: Vec<FooterEntry>,
     offset: u64,
-    pack_len: u64,
+    context: PackContext,
 }
 
 impl PackWriter {
@@ -63,7 +69,7 @@ impl PackWriter {
             frames: Vec::new(),
             entries: Vec::new(),
             offset: 0,
-            pack_len: context.pack_len,
+            context: context.clone(),
         };
         writer.append(&header.encode())?;
         Ok(writer)
@@ -79,7 +85,7 @@ impl PackWriter {
     /// Returns whether the pack should be sealed before a frame of so many pieces is added.
     pub fn is_full(&self, next_entries: usize) -> bool {
         !self.frames.is_empty()
-            && (self.offset >= self.pack_len
+            && (self.offset >= self.context.pack_len
                 || self.frames.len() >= limits::PACK_FRAMES_MAX
                 || self.entries.len() + next_entries > limits::PACK_CHUNKS_MAX)
     }
@@ -124,11 +130,18 @@ impl PackWriter {
         self.append(&trailer)?;
         let id = PackId::from_bytes(*self.hasher.finalize().as_bytes());
         let stored_len = self.offset;
+        let layout = |percent| {
+            let layout = ParityLayout::new(stored_len, percent);
+            layout.expect("a pack and a config keep to the limits of the format")
+        };
         Ok(SealedPack {
             id,
             stored_len,
             footer,
             upload: self.upload,
+            parity: self.context.parity_percent.map(layout),
+            storage: self.context.storage,
+            session: self.context.session,
         })
     }
 }
@@ -139,13 +152,22 @@ impl SealedPack {
         self.stored_len
     }
 
-    /// Gives the pack its name, and returns its footer.
+    /// Returns the length of the parity that it gets.
+    pub fn parity_len(&self) -> u64 {
+        self.parity.map_or(0, |layout| layout.file_len())
+    }
+
+    /// Gives the pack its name, and returns its footer. Its parity comes after it: so where there
+    /// is parity and no pack, the pack was deleted.
     ///
     /// # Durability
     ///
-    /// Durable on return.
+    /// Durable on return, with its parity.
     pub fn publish(self) -> Result<(PackId, Footer), PackError> {
         self.upload.finish(&Name::Pack(self.id))?;
+        if let Some(layout) = self.parity {
+            make_parity(&self.storage, self.session, self.id, layout)?;
+        }
         Ok((self.id, self.footer))
     }
 }

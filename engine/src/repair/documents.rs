@@ -29,7 +29,9 @@ impl Named {
         let (hash, limit) = match name {
             Name::Snapshot(id) => (*id.as_bytes(), MANIFEST_LEN_MAX),
             Name::Note(_, id) => (*id.as_bytes(), SMALL_DOCUMENT_LEN_MAX),
-            Name::Pack(_) | Name::Config | Name::Key(_) | Name::GcPlan => return None,
+            Name::Pack(_) | Name::Parity(_) | Name::Config | Name::Key(_) | Name::GcPlan => {
+                return None;
+            }
         };
         Some(Self { name, limit, hash })
     }
@@ -39,17 +41,15 @@ impl Named {
     }
 }
 
-/// A document that is damaged, with what is left of it.
+/// A document that is damaged.
 struct Damaged {
     object: Named,
-    /// `None` where it cannot be read.
-    stored: Option<Vec<u8>>,
     error: RepositoryError,
 }
 
 /// Puts damaged manifests and notes back, as far as donors have them.
 ///
-/// What was damaged is kept below `damaged/`, as far as it can be read. At no moment is there
+/// What was damaged is kept below `damaged/`. At no moment is there
 /// nothing under the name: a snapshot without a manifest is none, and a collection would take what
 /// it needs.
 ///
@@ -101,22 +101,16 @@ fn damaged(repository: &Repository) -> Result<Vec<Damaged>, RepairError> {
 }
 
 fn damage(repository: &Repository, object: Named) -> Result<Option<Damaged>, RepairError> {
-    let (stored, error): (_, RepositoryError) =
-        match repository.storage().read(&object.name, object.limit) {
-            Ok(stored) if object.is_whole(&stored) => return Ok(None),
-            Ok(stored) => {
-                let object = object.name;
-                (Some(stored), RepositoryError::NameMismatch { object })
-            }
-            Err(StorageError::NotFound(_)) => return Ok(None),
-            Err(error) if error.is_shortage() => return Err(RepositoryError::from(error).into()),
-            Err(error) => (None, error.into()),
-        };
-    Ok(Some(Damaged {
-        object,
-        stored,
-        error,
-    }))
+    let error = match repository.storage().read(&object.name, object.limit) {
+        Ok(stored) if object.is_whole(&stored) => return Ok(None),
+        Ok(_) => RepositoryError::NameMismatch {
+            object: object.name,
+        },
+        Err(StorageError::NotFound(_)) => return Ok(None),
+        Err(error) if error.is_shortage() => return Err(RepositoryError::from(error).into()),
+        Err(error) => error.into(),
+    };
+    Ok(Some(Damaged { object, error }))
 }
 
 fn put_back(
@@ -126,9 +120,7 @@ fn put_back(
     whole: &[u8],
 ) -> Result<(), RepositoryError> {
     let (storage, name) = (repository.storage(), &document.object.name);
-    if let Some(stored) = &document.stored {
-        storage.keep_aside(session.id(), name, stored)?;
-    }
+    storage.keep_aside(session.id(), name)?;
     Ok(storage.put(session.id(), name, whole, Existing::Replace)?)
 }
 

@@ -5,6 +5,7 @@
 //! documents manifests and notes that are damaged are put back, where a donor has them whole
 //! index     thrown away, and built anew from the footers of all packs
 //! scan      every pack is read: which contents are damaged in which pack
+//! parity    packs are rebuilt from their parity, where they have any and it is enough
 //! salvage   what is whole in a damaged pack goes into new packs, durably
 //! aside     damaged packs leave `packs/`; what was damaged in them is absent from now on
 //! heal      what snapshots need and no pack has is looked for with the donors, and stored anew
@@ -19,6 +20,7 @@ mod error;
 mod heal;
 mod index;
 mod options;
+mod parity;
 mod rebuild;
 mod salvage;
 mod scan;
@@ -66,6 +68,7 @@ pub fn repair(
     report.rebuilt_index = options.packs.is_none() && Contents::discard_index(repository)?;
     let contents = Contents::open(repository, Access::Read(Vec::new()), "repair")?;
     report.damaged = scan::scan(&contents, options, &mut report)?;
+    parity::heal(repository, options, &mut report)?;
     if !report.damaged.is_empty() {
         set_aside(&contents, options, &mut report)?;
         if !report.is_set_aside {

@@ -37,7 +37,11 @@ pub struct RepairReport {
     pub packs: u64,
     /// Bytes read of them.
     pub checked_bytes: u64,
-    /// Damaged packs, by id.
+    /// Packs that were damaged, and were rebuilt from their parity.
+    pub rebuilt: Vec<DamagedPack>,
+    /// Packs whose parity was missing or damaged, and was made anew.
+    pub renewed_parity: Vec<PackId>,
+    /// Packs that are damaged still, by id.
     pub damaged: Vec<DamagedPack>,
     /// Whether the damaged packs were set aside. They were not if writers are at work.
     pub is_set_aside: bool,
@@ -51,7 +55,7 @@ pub struct RepairReport {
     pub healed: u64,
     /// Packs written.
     pub written_packs: u64,
-    /// Their stored bytes.
+    /// Their stored bytes, with their parity.
     pub written_bytes: u64,
     /// What is still wrong, and whom it hurts. Not looked for where packs could not be set aside.
     pub remaining: Vec<Fault>,

@@ -82,7 +82,7 @@ fn read(
         progress: options.progress,
         cancel: options.cancel,
     };
-    let found = Mutex::new((0, 0, Vec::new()));
+    let found = Mutex::new((0, 0, Vec::new(), Vec::new()));
     let items = packs.iter().map(Ok::<_, VerifyError>);
     pool::for_each(options.threads, "repair", items, || {
         let mut checker = Checker::new(contents, &checks);
@@ -92,11 +92,14 @@ fn read(
             let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
             found.0 += 1;
             found.1 += findings.checked_bytes;
+            found.3.extend(findings.lacks_parity().then_some(*pack));
             found.2.extend(damage(*pack, findings));
             Ok(())
         }
     })?;
-    let (packs, bytes, damaged) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (packs, bytes, damaged, without_parity) = found;
+    report.renewed_parity.extend(without_parity);
     report.packs += packs;
     report.checked_bytes += bytes;
     Ok(damaged)

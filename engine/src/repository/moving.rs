@@ -29,6 +29,7 @@ impl Repository {
             keys: Arc::clone(self.keys()),
             pack_len: config.pack_len,
             frame_len: config.frame_len.max(self.chunker().cut_params().max()),
+            parity_percent: config.parity_percent,
         }
     }
 

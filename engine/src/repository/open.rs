@@ -27,6 +27,8 @@ pub struct InitOptions {
     pub pack_len: u64,
     /// For how long forgotten snapshots rest, in seconds; a week where nothing is said.
     pub grace_seconds: Option<u64>,
+    /// How much parity every pack gets, in percent of it; none where nothing is said.
+    pub parity_percent: Option<u8>,
 }
 
 /// How a repository is opened on this machine.
@@ -78,6 +80,7 @@ impl Repository {
         config.frame_len = settings.frame_len;
         config.pack_len = settings.pack_len;
         config.grace_seconds = settings.grace_seconds;
+        config.parity_percent = settings.parity_percent;
 
         let session = open_session(&*storage, "init")?;
         let keys = match passphrase {

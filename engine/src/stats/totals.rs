@@ -44,9 +44,11 @@ pub struct Stats {
     pub logical_bytes: u64,
     /// Plain bytes of the chunks in packs.
     pub unique_bytes: u64,
-    /// Bytes of everything stored: packs with their footers, recipes, documents. The index is a
-    /// cache and does not count.
+    /// Bytes of everything stored: packs with their footers and parity, recipes, documents. The
+    /// index is a cache and does not count.
     pub stored_bytes: u64,
+    /// Bytes among these of the parity of packs.
+    pub parity_bytes: u64,
     /// Chunks in packs.
     pub chunks: u64,
     /// Packs.
@@ -99,6 +101,9 @@ pub fn stats(
             stats.stored_bytes += listed.len;
         }
     }
+    let parity = storage.list(Area::Parity).map_err(RepositoryError::from)?;
+    stats.parity_bytes = parity.iter().map(|listed| listed.len).sum();
+    stats.stored_bytes += stats.parity_bytes;
     let (unique, chunks, packs) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     pool::for_each(threads, "stats", contents.packs().iter().map(Ok), || {
         |pack| {

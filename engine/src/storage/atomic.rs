@@ -108,6 +108,24 @@ impl<F: FileSystem> Publisher<F> {
         }
     }
 
+    /// Gives the file at `path` a second one, `to`, in place of what is there. Durable on return.
+    pub(super) fn keep(
+        &self,
+        session: &SessionLock<F>,
+        path: &str,
+        to: &str,
+    ) -> io::Result<Result<(), StorageError>> {
+        // By way of a third name: a link does not replace, a rename does.
+        let drawn = hex::encode(self.fs.draw()?);
+        let draft = format!("{}/{drawn}", session::drafts(session.id()));
+        self.fs.link(path, &draft)?;
+        let renamed = self.fs.rename(&draft, to, RenameMode::Replace);
+        // Where both were names of one file already, nothing was renamed.
+        drop(self.fs.remove_file(&draft));
+        renamed?;
+        Ok(self.settle(parent(to).unwrap_or_default()))
+    }
+
     /// Begins a file that has no name yet. The session lasts at least as long as the file.
     pub(super) fn begin(
         self: &Arc<Self>,
@@ -154,6 +172,12 @@ impl<F: FileSystem> Draft<F> {
             self.failed = true;
             StorageError::from_io("write", &self.path, err)
         })
+    }
+
+    /// Fills `buf` from `offset` with what was written.
+    pub(super) fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), StorageError> {
+        let read = self.file.read_exact_at(buf, offset);
+        read.map_err(|err| StorageError::from_io("read", &self.path, err))
     }
 
     fn check(&self) -> Result<(), StorageError> {

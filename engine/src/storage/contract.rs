@@ -91,14 +91,17 @@ pub trait Storage: Send + Sync {
     /// [`StorageError::NotFound`] of an object that is not there.
     fn set_aside(&self, name: &Name) -> Result<(), StorageError>;
 
-    /// Keeps bytes that an object had where [`Storage::set_aside`] puts whole objects: for one
-    /// whose name must not be without an object meanwhile.
+    /// Gives an object that is damaged a second name there as well, before it is replaced
+    /// ([`Upload::replace`]).
     ///
     /// # Durability
     ///
     /// Durable on return.
-    fn keep_aside(&self, session: SessionId, name: &Name, bytes: &[u8])
-    -> Result<(), StorageError>;
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::NotFound`] of an object that is not there.
+    fn keep_aside(&self, session: SessionId, name: &Name) -> Result<(), StorageError>;
 
     /// Opens a session: visible to others from the moment this returns until it and all its uploads
     /// are dropped, or its process ends, however it ends.
@@ -170,6 +173,17 @@ pub trait Upload: Send {
     ///
     /// After an error every later call fails with [`StorageError::PreviousFailure`].
     fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError>;
+
+    /// Fills `buf` with bytes that were written, from `offset`.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), StorageError>;
+
+    /// Publishes the object in place of the one that has its name, where there is one. Others see
+    /// either of them, whole.
+    ///
+    /// # Durability
+    ///
+    /// Durable on return.
+    fn replace(self: Box<Self>, name: &Name) -> Result<(), StorageError>;
 
     /// Publishes the object. One of that name that is there already is kept, and is no error: names
     /// of packs are hashes of their bytes.

@@ -42,7 +42,7 @@ const LOST_AND_FOUND: &str = "lost+found";
 pub struct Folder<F: FileSystem> {
     fs: Arc<F>,
     publisher: Arc<Publisher<F>>,
-    packs: Handles<F::File>,
+    packs: Arc<Handles<F::File>>,
     sessions: Mutex<Vec<Weak<SessionLock<F>>>>,
 }
 
@@ -118,7 +118,7 @@ impl<F: FileSystem> Folder<F> {
         Ok(Self {
             publisher: Arc::new(Publisher::new(Arc::clone(&fs))),
             fs,
-            packs: Handles::new(),
+            packs: Arc::new(Handles::new()),
             sessions: Mutex::default(),
         })
     }
@@ -154,18 +154,18 @@ impl<F: FileSystem> Folder<F> {
         }
     }
 
+    fn session(&self, id: SessionId) -> Result<Arc<SessionLock<F>>, StorageError> {
+        let sessions = lock(&self.sessions);
+        let mut alive = sessions.iter().filter_map(Weak::upgrade);
+        let session = alive.find(|session| session.id() == id);
+        session.ok_or_else(|| StorageError::PreviousFailure {
+            object: format!("session {id}"),
+            source: None,
+        })
+    }
+
     fn begin(&self, id: SessionId) -> Result<Draft<F>, StorageError> {
-        let session = lock(&self.sessions)
-            .iter()
-            .filter_map(Weak::upgrade)
-            .find(|session| session.id() == id);
-        match session {
-            Some(session) => self.publisher.begin(session),
-            None => Err(StorageError::PreviousFailure {
-                object: format!("session {id}"),
-                source: None,
-            }),
-        }
+        self.publisher.begin(self.session(id)?)
     }
 }
 
@@ -238,6 +238,15 @@ impl<F: FileSystem> Storage for Folder<F> {
     fn list(&self, area: Area) -> Result<Vec<Listed>, StorageError> {
         let folders = match area {
             Area::Packs => self.list_folders("packs")?,
+            // Made with the first parity: not every repository has any.
+            Area::Parity => match self.list_folders("parity") {
+                Err(StorageError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound =>
+                {
+                    Vec::new()
+                }
+                listed => listed?,
+            },
             Area::Notes => self.list_folders("notes")?,
             Area::Snapshots => vec!["snapshots".to_owned()],
             Area::Keys => vec!["keys".to_owned()],
@@ -277,7 +286,10 @@ impl<F: FileSystem> Storage for Folder<F> {
     }
 
     fn upload(&self, session: SessionId) -> Result<Box<dyn Upload>, StorageError> {
-        Ok(Box::new(self.begin(session)?))
+        Ok(Box::new(FolderUpload {
+            draft: self.begin(session)?,
+            packs: Arc::clone(&self.packs),
+        }))
     }
 
     fn settle(&self, name: &Name) -> Result<(), StorageError> {
@@ -307,15 +319,11 @@ impl<F: FileSystem> Storage for Folder<F> {
         self.settle(name)
     }
 
-    fn keep_aside(
-        &self,
-        session: SessionId,
-        name: &Name,
-        bytes: &[u8],
-    ) -> Result<(), StorageError> {
-        let mut draft = self.begin(session)?;
-        draft.write(bytes)?;
-        draft.publish(&aside(name), Clash::Replace).map(|_| ())
+    fn keep_aside(&self, session: SessionId, name: &Name) -> Result<(), StorageError> {
+        let session = self.session(session)?;
+        self.publisher.ensure_folder(DAMAGED)?;
+        let kept = self.publisher.keep(&session, &name.path(), &aside(name));
+        kept.map_err(|err| absent(name, "set aside", err))?
     }
 
     fn open_session(&self, document: &[u8]) -> Result<Box<dyn Session>, StorageError> {
@@ -375,12 +383,28 @@ impl<F: FileSystem> Storage for Folder<F> {
     }
 }
 
-impl<F: FileSystem> Upload for Draft<F> {
+/// A file without a name, of a repository that may have the one open which it is to replace.
+struct FolderUpload<F: FileSystem> {
+    draft: Draft<F>,
+    packs: Arc<Handles<F::File>>,
+}
+
+impl<F: FileSystem> Upload for FolderUpload<F> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
-        Self::write(self, bytes)
+        self.draft.write(bytes)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), StorageError> {
+        self.draft.read_at(offset, buf)
+    }
+
+    fn replace(self: Box<Self>, name: &Name) -> Result<(), StorageError> {
+        let done = self.draft.publish(&name.path(), Clash::Replace);
+        self.packs.forget(name);
+        done.map(|_| ())
     }
 
     fn finish(self: Box<Self>, name: &Name) -> Result<(), StorageError> {
-        self.publish(&name.path(), Clash::Keep).map(|_| ())
+        self.draft.publish(&name.path(), Clash::Keep).map(|_| ())
     }
 }

@@ -102,6 +102,9 @@ pub trait FileSystem: Send + Sync + 'static {
     /// by [`FileSystem::sync_folder`] of both folders.
     fn rename(&self, from: &str, to: &str, mode: RenameMode) -> io::Result<()>;
 
+    /// Gives a file one more name, which nothing has yet.
+    fn link(&self, from: &str, to: &str) -> io::Result<()>;
+
     /// Makes the entries of a folder durable: creations, renames and removals. The folder's own
     /// entry is its parent's matter. Never to be retried after a failure, as [`OpenFile::sync`].
     fn sync_folder(&self, path: &str) -> io::Result<()>;

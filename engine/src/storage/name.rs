@@ -9,6 +9,8 @@ use crate::id::{KeyId, NoteId, PackId, SnapshotId};
 pub enum Area {
     /// All packs.
     Packs,
+    /// The parity of all packs.
+    Parity,
     /// All manifests.
     Snapshots,
     /// All notes of all snapshots.
@@ -24,6 +26,8 @@ pub enum Name {
     Config,
     /// A pack.
     Pack(PackId),
+    /// The parity of a pack.
+    Parity(PackId),
     /// A manifest.
     Snapshot(SnapshotId),
     /// A note about a snapshot.
@@ -39,10 +43,8 @@ impl Name {
     pub fn path(&self) -> String {
         match self {
             Self::Config => "config".to_owned(),
-            Self::Pack(id) => {
-                let hex = id.to_hex();
-                format!("packs/{}/{hex}", &hex[..2])
-            }
+            Self::Pack(id) => sharded("packs", *id),
+            Self::Parity(id) => sharded("parity", *id),
             Self::Snapshot(id) => format!("snapshots/{id}"),
             Self::Note(snapshot, id) => format!("notes/{snapshot}/{id}"),
             Self::Key(id) => format!("keys/{id}"),
@@ -56,6 +58,7 @@ impl Name {
         let name = match *parts.as_slice() {
             ["config"] => Self::Config,
             ["packs", _, id] => Self::Pack(id.parse().ok()?),
+            ["parity", _, id] => Self::Parity(id.parse().ok()?),
             ["snapshots", id] => Self::Snapshot(id.parse().ok()?),
             ["notes", snapshot, id] => Self::Note(snapshot.parse().ok()?, id.parse().ok()?),
             ["keys", id] => Self::Key(id.parse().ok()?),
@@ -64,6 +67,12 @@ impl Name {
         };
         (name.path() == path).then_some(name)
     }
+}
+
+/// Returns the path of what belongs to a pack: its folder is named by the first two digits.
+fn sharded(area: &str, id: PackId) -> String {
+    let hex = id.to_hex();
+    format!("{area}/{}/{hex}", &hex[..2])
 }
 
 impl fmt::Display for Name {
@@ -82,6 +91,7 @@ mod tests {
         for name in [
             Name::Config,
             Name::Pack(PackId::from_bytes([0xab; 32])),
+            Name::Parity(PackId::from_bytes([0xab; 32])),
             Name::Snapshot(snapshot),
             Name::Note(snapshot, NoteId::from_bytes([3; 32])),
             Name::Key(KeyId::from_bytes([4; 32])),

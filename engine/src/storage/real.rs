@@ -108,8 +108,8 @@ impl RealFs {
     /// Renames where the file system has no rename that refuses to replace: a hard link refuses
     /// too. Between the two steps the file has both names, which nobody minds.
     fn rename_by_link(&self, from: &str, to: &str) -> io::Result<()> {
-        rustix::fs::linkat(&self.root, from, &self.root, to, AtFlags::empty())?;
-        Ok(rustix::fs::unlinkat(&self.root, from, AtFlags::empty())?)
+        self.link(from, to)?;
+        self.remove_file(from)
     }
 }
 
@@ -184,6 +184,11 @@ impl FileSystem for RealFs {
                 }
             }
         }
+    }
+
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        let (root, flags) = (&self.root, AtFlags::empty());
+        Ok(rustix::fs::linkat(root, from, root, to, flags)?)
     }
 
     fn sync_folder(&self, path: &str) -> io::Result<()> {

@@ -55,6 +55,7 @@ fn is_there(fault: &Fault, packs: &HashSet<String>) -> bool {
     match fault.kind {
         FaultKind::Document | FaultKind::Index => true,
         FaultKind::Pack | FaultKind::Content => packs.contains(&fault.object),
+        FaultKind::Parity => packs.contains(&fault.object.replacen("parity", "packs", 1)),
         FaultKind::Missing => false,
     }
 }

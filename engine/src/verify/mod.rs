@@ -14,6 +14,7 @@ mod again;
 mod hurt;
 mod nodes;
 mod packs;
+mod parity;
 mod report;
 mod run;
 mod stored;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use super::parity::parity;
 use super::report::{FaultKind, Findings, VerifyReport, describe};
 use super::stream::Stream;
 use super::turn::Turn;
@@ -12,7 +13,7 @@ use crate::compress::Decompressor;
 use crate::format::pack::PackHeader;
 use crate::id::{ContentId, PackId};
 use crate::index::PackPrefix;
-use crate::pack::{PackError, PackReader, read_footer};
+use crate::pack::{PackError, PackReader, ParityState, read_footer};
 use crate::pool;
 use crate::progress::Progress;
 use crate::repository::{Contents, RepositoryError};
@@ -40,13 +41,23 @@ pub(crate) struct PackFindings {
     misplaced: usize,
     pub(crate) checked_bytes: u64,
     checked_contents: u64,
+    /// What is known of its parity, where it should have any.
+    parity: Option<ParityState>,
 }
 
 impl PackFindings {
-    /// Returns whether nothing is wrong with the pack, as far as it was looked at.
+    /// Returns whether nothing is wrong with the pack and its parity, as far as they were looked
+    /// at.
     fn is_whole(&self) -> bool {
         let has_bad = self.faults > 0 || !self.bad_contents.is_empty();
-        !self.is_gone && self.unreadable.is_none() && !has_bad
+        let is_bad = matches!(self.parity, Some(ParityState::Damaged(_)));
+        !self.is_gone && self.unreadable.is_none() && !has_bad && !is_bad
+    }
+
+    /// Returns whether it should have parity, and has none that is whole.
+    pub(crate) fn lacks_parity(&self) -> bool {
+        let parity = self.parity.as_ref();
+        !self.is_gone && parity.is_some_and(|parity| *parity != ParityState::Whole)
     }
 
     fn fault(&mut self, message: impl FnOnce() -> String) {
@@ -94,10 +105,12 @@ impl Found {
     /// Counts what was looked at, all of it anew.
     pub(super) fn count(&self, report: &mut VerifyReport) {
         (report.packs, report.checked_bytes, report.checked_contents) = (0, 0, 0);
+        report.without_parity = 0;
         for found in self.0.values().filter(|found| !found.is_gone) {
             report.packs += 1;
             report.checked_bytes += found.checked_bytes;
             report.checked_contents += found.checked_contents;
+            report.without_parity += u64::from(found.parity == Some(ParityState::Missing));
         }
     }
 }
@@ -195,6 +208,9 @@ fn add(findings: &mut Findings, pack: PackId, result: &PackFindings) {
     findings.report.packs += 1;
     findings.report.checked_bytes += result.checked_bytes;
     findings.report.checked_contents += result.checked_contents;
+    if let Some(state) = &result.parity {
+        findings.parity(pack, state);
+    }
     if let Some(error) = &result.unreadable {
         findings.pack(pack, FaultKind::Pack, &describe(error));
         findings.bad_packs.insert(pack);
@@ -247,11 +263,12 @@ impl<'v> Checker<'v> {
         }
         let repository = self.contents.repository();
         let mut found = PackFindings::default();
+        let mut checks = None;
         match read_footer(repository.storage(), repository.keys(), pack) {
             Ok(reader) => {
                 self.index(&reader, &mut found)?;
                 if with_data {
-                    self.data(&reader, &mut found)?;
+                    checks = self.data(&reader, &mut found)?;
                 }
             }
             Err(error) if error.is_gone() => found.is_gone = true,
@@ -261,6 +278,11 @@ impl<'v> Checker<'v> {
                 return Err(RepositoryError::from(error).into());
             }
             Err(error) => found.unreadable = Some(error),
+        }
+        let percent = repository.config().parity_percent;
+        if let Some(percent) = percent.filter(|_| with_data && !found.is_gone) {
+            let checks = checks.as_ref().filter(|_| found.is_whole());
+            found.parity = Some(parity(repository.storage(), pack, percent, checks)?);
         }
         Ok(found)
     }
@@ -291,9 +313,17 @@ impl<'v> Checker<'v> {
     }
 
     /// Reads a pack from end to end: hashes the file, decodes the frames, hashes the contents.
-    fn data(&mut self, reader: &PackReader, found: &mut PackFindings) -> Result<(), VerifyError> {
-        let storage = self.contents.repository().storage();
-        let mut stream = Stream::new(storage, reader.id(), self.options.progress);
+    /// Returns the checks of its blocks, where it should have parity.
+    fn data(
+        &mut self,
+        reader: &PackReader,
+        found: &mut PackFindings,
+    ) -> Result<Option<(u64, Vec<u64>)>, VerifyError> {
+        let repository = self.contents.repository();
+        let mut stream = Stream::new(repository.storage(), reader.id(), self.options.progress);
+        if repository.config().parity_percent.is_some() {
+            stream = stream.with_checks(reader.id());
+        }
         let header = stream.read(&mut self.stored, PackHeader::LEN as u64);
         note(found, header)?;
         for (frame, entry) in reader.footer().frames.iter().enumerate() {
@@ -325,7 +355,7 @@ impl<'v> Checker<'v> {
         if found.faults == 0 && !stream.has_name(reader.id()) {
             found.fault(|| "its bytes do not have the hash that is its name".to_owned());
         }
-        Ok(())
+        Ok(stream.checks())
     }
 
     /// Compares the contents of the frame that was decoded last with their ids.

@@ -26,6 +26,9 @@ pub struct VerifyReport {
     /// Manifests, notes and key slots whose stored bytes were compared with their names. Counted
     /// where nothing but stored bytes is verified.
     pub documents: u64,
+    /// Packs read without parity, where the repository's settings want it. No damage: a repair
+    /// makes it.
+    pub without_parity: u64,
     /// Whether the time was over before all footers were read and all recipes followed: what is
     /// missing altogether may not have been found.
     pub is_cut: bool,
@@ -57,6 +60,8 @@ pub enum FaultKind {
     Content,
     /// A pack is gone, or something referred to is in no pack.
     Missing,
+    /// The parity of a pack is damaged. It hurts nobody, and a repair makes it anew.
+    Parity,
     /// The index says other than the packs. It hurts nobody, and deleting the index heals it.
     Index,
 }

@@ -10,12 +10,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::VerifyError;
+use super::parity::parity;
 use super::report::{FaultKind, Findings, VerifyReport, describe};
 use super::stream::Stream;
 use super::turn::Turn;
 use crate::id::PackId;
 use crate::limits::{MANIFEST_LEN_MAX, MIB, SMALL_DOCUMENT_LEN_MAX};
-use crate::pack::PackError;
+use crate::pack::{PackError, ParityState};
 use crate::pool;
 use crate::progress::{Cancel, Progress};
 use crate::repository::{Depth, OpenOptions, RepositoryError, read_config};
@@ -45,13 +46,14 @@ pub fn verify_stored(
     options: &StoredOptions<'_>,
 ) -> Result<VerifyReport, VerifyError> {
     let (_, config) = read_config(&**storage)?;
+    let percent = config.parity_percent;
     let file = open.readings_file(config.repository_id);
     let (depth, now) = (Depth::Stored, options.now);
     let turn = Turn::begin(&**storage, &file, depth, now, options.max_duration);
     let turn = turn.map_err(RepositoryError::from)?;
     let mut packs = turn.packs().to_vec();
     turn.order(&mut packs);
-    let checked = check(storage, &packs, &turn, options);
+    let checked = check(storage, &packs, percent, &turn, options);
     let coverage = turn.end(&packs);
     let mut report = checked?;
     report.coverage = coverage;
@@ -61,6 +63,7 @@ pub fn verify_stored(
 fn check(
     storage: &SharedStorage,
     packs: &[PackId],
+    percent: Option<u8>,
     turn: &Turn,
     options: &StoredOptions<'_>,
 ) -> Result<VerifyReport, VerifyError> {
@@ -90,6 +93,9 @@ fn check(
                 return Ok(());
             };
             let mut stream = Stream::new(storage, pack, options.progress);
+            if percent.is_some() {
+                stream = stream.with_checks(pack);
+            }
             let damage = match read(&mut stream, turn.len(pack), &mut buf, options.cancel)? {
                 Ok(()) if stream.has_name(pack) => None,
                 Ok(()) => Some("its bytes do not have the hash that is its name".to_owned()),
@@ -97,10 +103,16 @@ fn check(
                 Err(error) if error.is_gone() => return Ok(()),
                 Err(error) => Some(describe(&error)),
             };
-            turn.read(pack, damage.is_none());
+            let read_bytes = stream.read_bytes();
+            let checks = stream.checks().filter(|_| damage.is_none());
+            let state = percent.map(|percent| parity(storage, pack, percent, checks.as_ref()));
+            let state = state.transpose()?.unwrap_or(ParityState::Whole);
+            let is_bad = matches!(state, ParityState::Damaged(_));
+            turn.read(pack, damage.is_none() && !is_bad);
             let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
             found.report.packs += 1;
-            found.report.checked_bytes += stream.read_bytes();
+            found.report.checked_bytes += read_bytes;
+            found.parity(pack, &state);
             if let Some(damage) = damage {
                 found.pack(pack, FaultKind::Pack, &damage);
             }
@@ -145,7 +157,7 @@ fn document(
         Name::Snapshot(id) => id.as_bytes(),
         Name::Note(_, id) => id.as_bytes(),
         Name::Key(id) => id.as_bytes(),
-        Name::Pack(_) | Name::Config | Name::GcPlan => return Ok(()),
+        Name::Pack(_) | Name::Parity(_) | Name::Config | Name::GcPlan => return Ok(()),
     };
     match storage.read(&name, limit) {
         Ok(stored) if blake3::hash(&stored) == *hash => {}

@@ -2,7 +2,7 @@
 
 use crate::id::PackId;
 use crate::limits::MIB;
-use crate::pack::PackError;
+use crate::pack::{BlockChecks, PackError};
 use crate::progress::Progress;
 use crate::storage::{Name, SharedStorage};
 
@@ -14,6 +14,8 @@ pub(super) struct Stream<'s> {
     at: u64,
     read: u64,
     hasher: blake3::Hasher,
+    /// Where parity is compared with what is read.
+    checks: Option<BlockChecks>,
 }
 
 impl<'s> Stream<'s> {
@@ -25,7 +27,19 @@ impl<'s> Stream<'s> {
             at: 0,
             read: 0,
             hasher: blake3::Hasher::new(),
+            checks: None,
         }
+    }
+
+    /// Has the blocks checked, too, for [`Stream::checks`].
+    pub(super) fn with_checks(mut self, pack: PackId) -> Self {
+        self.checks = Some(BlockChecks::new(pack));
+        self
+    }
+
+    /// Returns the length read, and the checks of its blocks: for packs of which all could be read.
+    pub(super) fn checks(self) -> Option<(u64, Vec<u64>)> {
+        self.checks.map(BlockChecks::finish)
     }
 
     /// Reads up to byte `end`. A part that cannot be read is passed over.
@@ -38,6 +52,9 @@ impl<'s> Stream<'s> {
         Progress::add(&self.progress.read_bytes, len);
         read?;
         self.hasher.update(buf);
+        if let Some(checks) = &mut self.checks {
+            checks.update(buf);
+        }
         self.read += len;
         Ok(())
     }

@@ -71,6 +71,30 @@ fn the_grace_need_not_be_said() {
     }
 }
 
+#[test]
+fn parity_need_not_be_said() {
+    let text = String::from_utf8(encoded()).expect("JSON is text");
+    assert!(!text.contains("parity_percent"), "{text}");
+    let mut set = config();
+    for percent in [1, 5, 100] {
+        set.parity_percent = Some(percent);
+        let bytes = set.encode(mac).expect("the config is valid");
+        assert_eq!(Config::decode(&bytes), Ok(set.clone()));
+    }
+    for percent in [0, 101] {
+        set.parity_percent = Some(percent);
+        assert!(matches!(
+            set.encode(mac),
+            Err(FormatError::OutOfRange { .. })
+        ));
+    }
+    for percent in ["0", "101", "256", "-1", "\"5%\"", "2.5"] {
+        let member = format!("\"parity_percent\":{percent},\"incompatible\":[]");
+        let decoded = decode_with("\"incompatible\":[]", &member);
+        assert!(decoded.is_err(), "{percent}");
+    }
+}
+
 fn decode_with(from: &str, to: &str) -> Result<Config, FormatError> {
     let text = String::from_utf8(encoded()).expect("JSON is text");
     assert!(text.contains(from), "{from} is not in {text}");

@@ -61,6 +61,13 @@ impl FileSystem for SimFs {
         })
     }
 
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        self.change(Op::Link {
+            from: from.to_owned(),
+            to: to.to_owned(),
+        })
+    }
+
     fn sync_folder(&self, path: &str) -> io::Result<()> {
         let folder = self.state().disk.resolve(path)?;
         self.change(Op::SyncFolder { folder })

@@ -52,6 +52,10 @@ pub(super) enum Op {
         to: String,
         mode: RenameMode,
     },
+    Link {
+        from: String,
+        to: String,
+    },
     MakeFolder {
         path: String,
     },
@@ -163,6 +167,16 @@ impl Disk {
                 folder.lost.extend(pending);
             }
             Op::Rename { from, to, mode } => self.rename(from, to, *mode)?,
+            Op::Link { from, to } => {
+                let inode = self.resolve(from)?;
+                self.data(inode)?;
+                let (folder, name) = self.place(to)?;
+                let folder = self.folder_mut(folder)?;
+                if folder.entries.contains_key(&name) {
+                    return Err(Errno::EXIST.into());
+                }
+                folder.change(&name, Some(inode));
+            }
             Op::RemoveFile { path } => {
                 let inode = self.resolve(path)?;
                 if self.folders.contains_key(&inode) {
@@ -188,6 +202,8 @@ impl Disk {
     fn rename(&mut self, from: &str, to: &str, mode: RenameMode) -> io::Result<()> {
         let inode = self.resolve(from)?;
         match self.resolve(to) {
+            // As POSIX has it: both names stay.
+            Ok(same) if same == inode && mode == RenameMode::Replace => return Ok(()),
             Ok(_) if mode == RenameMode::NoReplace => return Err(Errno::EXIST.into()),
             Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
             _ => {}
