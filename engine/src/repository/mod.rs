@@ -17,6 +17,7 @@ pub mod reference;
 mod search;
 mod snapshots;
 mod spare;
+mod verified;
 
 pub use contents::{Access, Contents};
 pub use error::RepositoryError;
@@ -34,3 +35,4 @@ pub use search::Copies;
 pub(crate) use search::weightiest;
 pub use snapshots::{Snapshot, SnapshotList, UnreadableSnapshot};
 pub use spare::PutBack;
+pub use verified::ALL_CHUNKS;
