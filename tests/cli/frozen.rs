@@ -286,6 +286,7 @@ fn notes_and_files_of_format_1_are_read_as_ever() {
             (&false.into(), &serde_json::json!([]))
         );
         assert_eq!(second["proofs"][0]["what"], "boot");
+        assert_eq!(second["verified"]["what"], "data");
         assert_eq!(second["parent"], first["id"]);
         let forgotten = run(&world, repository, &["snapshots", "--forgotten", "--json"]);
         assert!(forgotten.out.contains("db1"), "{forgotten:?}");

@@ -243,3 +243,35 @@ fn stored_bytes_are_verified_without_a_passphrase() {
         assert_eq!(run(options).code, 2, "{options:?}");
     }
 }
+
+#[test]
+fn what_was_read_whole_is_noted_with_its_snapshots() {
+    let world = two_snapshots();
+    let last = |number: usize| world.json(["snapshots"])[number]["verified"].clone();
+    for options in [&["--metadata-only"][..], &["--sample", "30"], &["--stored"]] {
+        assert_eq!(verify(&world, options).code, 0);
+        assert!(last(0).is_null() && last(1).is_null(), "{options:?}");
+    }
+    world.ok(["verify"]);
+    let first = last(0);
+    assert_eq!(
+        (&first["what"], &last(1)["what"]),
+        (&"all chunks".into(), &first["what"])
+    );
+    assert!(world.ok(["show", "web1"]).contains("all chunks"));
+    world.ok(["verify"]);
+    assert_eq!((last(0), world.stored("notes").len()), (first, 2));
+}
+
+#[test]
+fn a_note_that_cannot_be_written_fails_no_verify() {
+    let world = two_snapshots();
+    for snapshot in world.json(["snapshots"]).as_array().expect("a list") {
+        let id = snapshot["id"].as_str().expect("an id");
+        // Where its notes would be, there is a file.
+        fs::write(world.repository().join("notes").join(id), "").expect("there is space");
+    }
+    let ran = world.run(["verify"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.err.contains("cannot be noted"), "{ran:?}");
+}

@@ -76,4 +76,5 @@ mod verify_in_turn;
 mod verify_lost_packs;
 mod verify_moved_packs;
 mod verify_named;
+mod verify_noted;
 mod verify_stored;

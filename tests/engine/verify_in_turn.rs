@@ -167,7 +167,9 @@ fn times_that_are_yet_to_come_hide_nothing() {
     for number in 0..packs {
         let coverage = verified(&world, night(number), ONE).coverage;
         assert_eq!(coverage.never_packs, packs - number - 1);
-        assert_eq!(coverage.oldest, Some(night(0)));
+        // The first night, however long the reading took.
+        let oldest = coverage.oldest.expect("something was read");
+        assert!((night(0)..night(1)).contains(&oldest), "{oldest}");
     }
 }
 

@@ -11,7 +11,7 @@ use cairn_engine::verify::{self, StoredOptions, VerifyOptions, verify_stored};
 use jiff::Timestamp;
 
 use crate::context::Context;
-use crate::exit::Outcome;
+use crate::exit::{Outcome, one_line};
 use crate::output::time;
 use crate::output::verify::VerifyReport;
 use crate::session::{self, Snapshots};
@@ -151,7 +151,13 @@ fn plain(
         progress,
         cancel: &context.cancel()?,
     };
-    Ok(verify::verify(&contents, &snapshots.list, &options)?)
+    let report = verify::verify(&contents, &snapshots.list, &options)?;
+    let added = repository.add_verified(&snapshots.list, &report.whole, Timestamp::now());
+    if let Err(error) = added {
+        let error = one_line(&error.into());
+        context.warn(&format!("that it was verified cannot be noted: {error}"));
+    }
+    Ok(report)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use cairn_engine::format::domain::DomainRecord;
 use cairn_engine::format::manifest::DiskMode;
 use cairn_engine::id::{NodeId, SnapshotId};
-use cairn_engine::repository::{Proof, Snapshot};
+use cairn_engine::repository::{Proof, Snapshot, SnapshotState};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -37,8 +37,20 @@ pub struct SnapshotReport {
     pub tags: BTreeMap<String, String>,
     /// Whether it must not be forgotten.
     pub protected: bool,
+    /// When it was last read without a finding, and how much of it.
+    pub verified: Option<ShownVerify>,
     /// When it was tried, and how that ended, oldest first.
     pub proofs: Vec<ShownProof>,
+}
+
+/// That a snapshot was read without a finding.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShownVerify {
+    /// When.
+    #[serde(serialize_with = "super::time::rfc3339")]
+    pub time: Timestamp,
+    /// How much of it.
+    pub what: String,
 }
 
 /// A trial of a snapshot.
@@ -146,6 +158,16 @@ impl ShowReport {
     }
 }
 
+impl ShownVerify {
+    fn last(state: &SnapshotState) -> Option<Self> {
+        let last = state.verified.iter().max_by_key(|(_, time)| **time);
+        last.map(|(what, time)| Self {
+            time: *time,
+            what: what.clone(),
+        })
+    }
+}
+
 impl ShownProof {
     fn of(proof: &Proof) -> Self {
         Self {
@@ -177,6 +199,7 @@ impl SnapshotReport {
             parent: manifest.parent,
             disks: disks.collect(),
             tags: manifest.tags.clone(),
+            verified: ShownVerify::last(&snapshot.state),
             proofs: (snapshot.state.proofs.iter().map(ShownProof::of)).collect(),
             protected: snapshot.state.is_protected,
         }
@@ -268,6 +291,10 @@ impl Report for ShowReport {
         }
         for pin in &self.pins {
             line("pinned", pin.clone())?;
+        }
+        if let Some(verified) = &snapshot.verified {
+            let time = time::local(verified.time);
+            line("verified", format!("{time}: {}", verified.what))?;
         }
         for proof in &snapshot.proofs {
             let name = if proof.passed { "proved" } else { "FAILED" };

@@ -18,6 +18,7 @@ pub mod reference;
 mod search;
 mod snapshots;
 mod spare;
+mod verified;
 
 pub use contents::{Access, Contents};
 pub use error::RepositoryError;
@@ -36,3 +37,4 @@ pub use search::Copies;
 pub(crate) use search::weightiest;
 pub use snapshots::{Snapshot, SnapshotList, UnreadableSnapshot};
 pub use spare::PutBack;
+pub use verified::ALL_CHUNKS;

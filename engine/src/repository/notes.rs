@@ -1,6 +1,6 @@
 //! Notes: what changed about a snapshot since it was published.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -25,6 +25,8 @@ pub struct SnapshotState {
     pub pins: BTreeSet<String>,
     /// When it was tried, oldest first.
     pub proofs: Vec<Proof>,
+    /// How much of it was last read when without a finding, by what was read.
+    pub verified: BTreeMap<String, Timestamp>,
     /// When the last of its notes was written, as far as clocks can be trusted.
     pub last_note: Option<Timestamp>,
     /// Whether a note is damaged: it may have protected the snapshot, or brought it back.
@@ -76,7 +78,8 @@ impl SnapshotState {
                 passed: matches!(&note.fact, Fact::Proved { .. }),
                 what: what.clone(),
             }),
-            Fact::Verified { .. } | Fact::Other { .. } => {}
+            Fact::Verified { what } => drop(self.verified.insert(what.clone(), note.time)),
+            Fact::Other { .. } => {}
         }
     }
 }

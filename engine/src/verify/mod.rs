@@ -22,6 +22,7 @@ mod stream;
 mod trees;
 mod turn;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -108,5 +109,24 @@ pub fn verify(
     let mut report = verified?.report;
     report.snapshots = verification.snapshots.len() as u64;
     report.coverage = coverage;
+    report.whole = whole(&verification.snapshots, options, &report);
     Ok(report)
+}
+
+/// Returns the snapshots that were read whole without a finding: all that no fault hurts, where
+/// everything was read.
+fn whole(
+    snapshots: &[&Snapshot],
+    options: &VerifyOptions<'_>,
+    report: &VerifyReport,
+) -> Vec<SnapshotId> {
+    let coverage = &report.coverage;
+    let is_all_read = !options.metadata_only
+        && options.sample_percent >= 100.0
+        && !report.is_cut
+        && coverage.read_packs >= coverage.packs;
+    let hurts = report.faults.iter().flat_map(|fault| &fault.hurts);
+    let hurt: HashSet<SnapshotId> = hurts.map(|hurt| hurt.snapshot).collect();
+    let ids = snapshots.iter().map(|snapshot| snapshot.id);
+    ids.filter(|id| is_all_read && !hurt.contains(id)).collect()
 }

@@ -17,6 +17,8 @@ pub struct VerifyReport {
     pub faults: Vec<Fault>,
     /// Snapshots whose recipes were followed.
     pub snapshots: u64,
+    /// Those of which every chunk and node was read, and none found damaged or missing.
+    pub whole: Vec<SnapshotId>,
     /// Packs whose footers were checked.
     pub packs: u64,
     /// Stored bytes of packs that were read and re-hashed.

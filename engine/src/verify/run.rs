@@ -6,7 +6,7 @@ use super::turn::Turn;
 use super::{VerifyError, VerifyOptions, again, hurt, trees};
 use crate::id::PackId;
 use crate::repository::{Contents, RepositoryError, Snapshot, SnapshotList};
-use crate::storage::{Area, Name};
+use crate::storage::{Area, Name, StorageError};
 
 /// A verify at work.
 pub(super) struct Verification<'v> {
@@ -100,10 +100,13 @@ fn documents(
         let Name::Note(snapshot, id) = listed.name else {
             continue;
         };
-        if is_wanted(snapshot)
-            && let Err(error) = repository.note(snapshot, id)
-        {
-            findings.document(listed.name, &error);
+        if !is_wanted(snapshot) {
+            continue;
+        }
+        match repository.note(snapshot, id) {
+            // It went with its snapshot, or for a later one.
+            Err(RepositoryError::Storage(StorageError::NotFound(_))) | Ok(_) => {}
+            Err(error) => findings.document(listed.name, &error),
         }
     }
     for (id, error) in repository.damaged_key_slots()? {
