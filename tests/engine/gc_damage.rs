@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use crate::support::gc::{collect, collect_but};
 use crate::support::memory::restore_fresh;
-use crate::support::sim::{chain, copy_tree, init_on, open_on, scratch, small_settings};
+use crate::support::sim::{chain, copy_tree, init_with_parity, open_on, scratch, small_settings};
 use crate::support::{MemorySource, TestRepository, backup, edit, random_disk, seed, snapshot};
 
 /// Returns the packs of a repository, with their paths, by their names.
@@ -84,7 +84,8 @@ impl World {
     fn new(seed: u64) -> Self {
         let (disk, cache) = (SimFs::new(seed), scratch());
         let mut random = fastrand::Rng::with_seed(seed);
-        let repository = init_on(&disk, cache.path()).expect("makes one");
+        let parity = seed.is_multiple_of(2).then_some(10);
+        let repository = init_with_parity(&disk, cache.path(), parity).expect("makes one");
         let mut bytes = random_disk(&mut random, 400_000);
         let mut all = Vec::new();
         for _ in 0..3 {
