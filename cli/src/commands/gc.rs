@@ -27,10 +27,12 @@ Examples:
   cairn gc --max-unused 0          leave nothing dead, whatever has to be rewritten for it
   cairn gc --wait 0 --limit 50MiB/s
 
-Backups, restores and exports go on meanwhile. A gc that is interrupted, by whatever, loses nothing:
+Backups, restores and exports go on meanwhile, and have precedence: gc is nice. A gc that is interrupted, by whatever, loses nothing:
 the next one goes on. Exits with 3 where backups that were at work are to be waited for: what is to
 be deleted is written down, and the next gc deletes it.";
 
+/// How much more of the processor others get.
+const NICENESS: i32 = 10;
 /// Memory for sorting: with the rest, half a gigabyte.
 const SORT_MEMORY: u64 = 256 * MIB;
 
@@ -74,6 +76,8 @@ pub struct GcArgs {
 pub fn run(args: &GcArgs, context: &Context) -> Result<Outcome> {
     let max_unused = percent(&args.max_unused)?;
     let limit = rate_limit(args.limit.as_deref())?;
+    // Nobody waits for a collection; those at work beside it are waited for.
+    let _ = rustix::process::nice(NICENESS);
     let repository = session::open(context)?;
     let cancel = context.cancel()?;
     let progress = Arc::new(Progress::default());
