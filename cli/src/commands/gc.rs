@@ -27,9 +27,9 @@ Examples:
   cairn gc --max-unused 0          leave nothing dead, whatever has to be rewritten for it
   cairn gc --wait 0 --limit 50MiB/s
 
-Backups, restores and exports go on meanwhile, and have precedence: gc is nice. A gc that is interrupted, by whatever, loses nothing:
-the next one goes on. Exits with 3 where backups that were at work are to be waited for: what is to
-be deleted is written down, and the next gc deletes it.";
+Backups, restores and exports go on meanwhile, and have precedence: gc is nice. A gc that is
+interrupted, by whatever, loses nothing: the next one goes on. Exits with 3 where backups that were
+at work are to be waited for: what is to be deleted is written down, and the next gc deletes it.";
 
 /// How much more of the processor others get.
 const NICENESS: i32 = 10;
