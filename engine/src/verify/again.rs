@@ -5,8 +5,10 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use super::packs::{self, Part};
 use super::report::{Fault, FaultKind, Findings, Hurt};
 use super::trees::recipes;
+use super::turn::Turn;
 use super::{VerifyError, VerifyOptions};
 use crate::chunker::ChunkRef;
 use crate::format::manifest::RecipeOf;
@@ -47,6 +49,22 @@ pub(super) fn look_again(
     }
     faults.retain(|fault| !fault.hurts.is_empty() || is_there(fault, &paths));
     findings.report.faults = faults;
+    Ok(())
+}
+
+/// Compares the index once more, opened anew: a repair may have thrown away the one that was open.
+pub(super) fn look_at_index(
+    contents: &Contents,
+    options: &VerifyOptions<'_>,
+    turn: &Turn,
+    findings: &mut Findings,
+) -> Result<(), VerifyError> {
+    let repository = contents.repository();
+    let fresh = Contents::open(repository, Access::Read(Vec::new()), "verify")?;
+    let found = packs::check(&fresh, &fresh.packs(), Part::Footers, options, turn)?;
+    let faults = &mut findings.report.faults;
+    faults.retain(|fault| fault.kind != FaultKind::Index);
+    found.add_index(&fresh, findings);
     Ok(())
 }
 

@@ -96,10 +96,25 @@ impl Found {
 
     /// Makes faults of what is wrong.
     pub(super) fn add(&self, contents: &Contents, findings: &mut Findings) {
-        add_index(contents, &self.0, findings);
+        self.add_index(contents, findings);
         for (pack, result) in &self.0 {
             add(findings, *pack, result);
         }
+    }
+
+    /// Adds one fault for all that is wrong with the index.
+    pub(super) fn add_index(&self, contents: &Contents, findings: &mut Findings) {
+        let lacks: usize = self.0.values().map(|pack| pack.unindexed).sum();
+        let misplaced: usize = self.0.values().map(|pack| pack.misplaced).sum();
+        if lacks + misplaced == 0 {
+            return;
+        }
+        let folder = contents.repository().index_folder().display();
+        let message = format!(
+            "it lacks {lacks} entries of packs, and {misplaced} are wrong; no data is hurt, \
+             and deleting {folder} heals it"
+        );
+        findings.add("index".to_owned(), FaultKind::Index, message);
     }
 
     /// Counts what was looked at, all of it anew.
@@ -182,21 +197,6 @@ fn is_sampled(options: &VerifyOptions<'_>) -> bool {
         || getrandom::fill(&mut random).is_err()
         || f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX) * 100.0
             < options.sample_percent
-}
-
-/// Adds one fault for all that is wrong with the index.
-fn add_index(contents: &Contents, found: &BTreeMap<PackId, PackFindings>, findings: &mut Findings) {
-    let lacks: usize = found.values().map(|pack| pack.unindexed).sum();
-    let misplaced: usize = found.values().map(|pack| pack.misplaced).sum();
-    if lacks + misplaced == 0 {
-        return;
-    }
-    let folder = contents.repository().index_folder().display();
-    let message = format!(
-        "it lacks {lacks} entries of packs, and {misplaced} are wrong; no data is hurt, \
-         and deleting {folder} heals it"
-    );
-    findings.add("index".to_owned(), FaultKind::Index, message);
 }
 
 fn add(findings: &mut Findings, pack: PackId, result: &PackFindings) {

@@ -192,6 +192,12 @@ impl Findings {
         fault.copied().or(self.missing)
     }
 
+    /// Returns whether the index says other than the packs.
+    pub(super) fn has_index_fault(&self) -> bool {
+        let mut faults = self.report.faults.iter();
+        faults.any(|fault| fault.kind == FaultKind::Index)
+    }
+
     /// Returns whether a fault may hurt a snapshot.
     pub(super) fn hurts_any(&self) -> bool {
         self.has_lost_chunks || !self.lost_nodes.is_empty() || !self.broken_nodes.is_empty()

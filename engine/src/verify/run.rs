@@ -41,6 +41,9 @@ impl Verification<'_> {
             hurt::attribute(contents, &self.snapshots, options.cancel, &mut findings)?;
             again::look_again(contents, &began, &self.snapshots, options, &mut findings)?;
         }
+        if findings.has_index_fault() {
+            again::look_at_index(contents, options, self.turn, &mut findings)?;
+        }
         Ok(findings)
     }
 
