@@ -1,18 +1,16 @@
 //! The index is a cache: whatever becomes of it, a repository gives the same answers.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cairn_engine::id::{ContentId, PackId, SnapshotId};
-use cairn_engine::index::{Index, IndexOptions, PackFooters, Place};
-use cairn_engine::pack::{PackError, places_in};
+use cairn_engine::id::SnapshotId;
 use cairn_engine::repository::{Access, Contents};
 use cairn_engine::storage::Name;
 use cairn_engine::verify::FaultKind;
 use jiff::Timestamp;
 
 use crate::support::gc::collect;
+use crate::support::liar::{replace_index, truth};
 use crate::support::memory::{restore_fresh, verify_fresh};
 use crate::support::sim::{chain, copy_tree, scratch, small_settings};
 use crate::support::{MemorySource, TestRepository, assert_clean, random_disk, seed, snapshot};
@@ -187,27 +185,6 @@ fn contents_of_packs_that_are_gone_are_stored_anew() {
     }
 }
 
-/// An index that tells lies: everything lies in one pack.
-struct Liar {
-    pack: PackId,
-    truth: BTreeMap<PackId, Vec<(ContentId, Place)>>,
-}
-
-impl PackFooters for Liar {
-    type Error = PackError;
-
-    fn places(&self, pack: PackId) -> Result<Vec<(ContentId, Place)>, PackError> {
-        if pack != self.pack {
-            return Ok(Vec::new());
-        }
-        let mut places = self.truth[&pack].clone();
-        let (_, somewhere) = places[0];
-        let others = self.truth.values().flatten();
-        places.extend(others.map(|(id, _)| (*id, somewhere)));
-        Ok(places)
-    }
-}
-
 /// A collection that asked the index would think of each pack but one that nothing in it is needed.
 #[test]
 fn a_collection_does_not_believe_the_index() {
@@ -215,13 +192,9 @@ fn a_collection_does_not_believe_the_index() {
     let forgotten = world.made.remove(0);
     let repository = world.repository.open();
     repository.forget(&[forgotten.0]).expect("forgets");
-    let contents = Contents::open(&repository, Access::Write, "test").expect("opens");
+    let contents = Contents::open(&repository, Access::Read(Vec::new()), "test").expect("opens");
     let packs = contents.packs();
-    let truth = packs.iter().map(|pack| {
-        let reader = contents.footer(*pack).expect("it is whole");
-        (*pack, places_in(*pack, reader.footer()).collect())
-    });
-    let truth: BTreeMap<_, _> = truth.collect();
+    let truth = truth(&contents);
     for pack in packs.iter() {
         let dir = scratch();
         copy_tree(world.repository.folder.path(), dir.path());
@@ -229,21 +202,12 @@ fn a_collection_does_not_believe_the_index() {
             folder: dir,
             passphrase: None,
         };
-        let liar = Liar {
-            pack: *pack,
-            truth: truth.clone(),
-        };
-        let (folder, temp) = (copy.path().join("index"), scratch());
-        fs::remove_dir_all(&folder).expect("removed");
-        let options = IndexOptions::new(
-            folder,
-            temp.path().to_owned(),
-            repository.config().repository_id,
-        );
-        let (index, report) = Index::open(options, &packs, &liar).expect("opens");
-        assert_eq!(report.taken_in, packs.len());
-        drop(index);
         let repository = copy.open();
+        let mut places = truth[pack].clone();
+        let (_, somewhere) = places[0];
+        let others = truth.values().flatten();
+        places.extend(others.map(|(id, _)| (*id, somewhere)));
+        replace_index(&repository, &packs, [(*pack, places)].into());
         collect(&repository, Timestamp::now()).expect("collects");
         for (id, bytes) in &world.made {
             let restored = restore_fresh(&repository, &snapshot(&repository, *id));

@@ -6,6 +6,7 @@ use cairn_engine::limits::REGION_LEN;
 use cairn_engine::storage::Name;
 use cairn_engine::verify::{FaultKind, VerifyReport};
 
+use crate::support::liar::{replace_index, truth};
 use crate::support::memory::{restore_in, verify_in};
 use crate::support::packs::{MemoryRepository, readable};
 use crate::support::{MemorySource, TestRepository, assert_clean, edit, seed};
@@ -139,23 +140,18 @@ fn an_index_that_says_other_than_the_packs_hurts_nobody() {
     let mut random = fastrand::Rng::with_seed(seed());
     let (world, snapshots) = world(&mut random);
     let contents = world.contents();
-    let pack = *world
-        .packs(PackKind::Data)
-        .keys()
-        .next()
-        .expect("there are packs");
-    let reader = contents.footer(pack).expect("it is whole");
-    let wrong = cairn_engine::pack::places_in(pack, reader.footer());
-    let wrong: Vec<_> = wrong
-        .map(|(id, mut place)| {
-            place.slot = place.slot.wrapping_add(1);
-            (id, place)
-        })
-        .collect();
-    contents
-        .index()
-        .add_pack(pack, &wrong)
-        .expect("it is believed");
+    let mut tale = truth(&contents);
+    let packs = contents.packs();
+    drop(contents);
+    let data = world.packs(PackKind::Data);
+    let wrong = data.keys().next().expect("there are packs");
+    let wrong = tale.get_mut(wrong).expect("it is there");
+    for (_, place) in wrong.iter_mut() {
+        place.slot = place.slot.wrapping_add(1);
+    }
+    let count = wrong.len();
+    replace_index(&world.repository, &packs, tale);
+    let contents = world.contents();
     let list = world.repository.snapshots().expect("snapshots are listed");
     let report = verify_in(&contents, &list).expect("verify goes on");
     let [fault] = &report.faults[..] else {
@@ -170,9 +166,7 @@ fn an_index_that_says_other_than_the_packs_hurts_nobody() {
         "{fault:?}"
     );
     assert!(
-        fault
-            .message
-            .contains(&format!("{} are wrong", wrong.len())),
+        fault.message.contains(&format!("{count} are wrong")),
         "{fault:?}"
     );
     for id in snapshots {

@@ -3,6 +3,7 @@
 pub mod child;
 pub mod computed;
 pub mod gc;
+pub mod liar;
 pub mod memory;
 pub mod objects;
 pub mod packs;
