@@ -12,7 +12,7 @@ WORK=$(mktemp -d "${TMPDIR:-/tmp}/cairn-torture.XXXXXX")
 trap 'touch "$WORK/stop"; wait; [ -e "$WORK/failed" ] || rm -rf "$WORK"' EXIT
 export CAIRN_REPOSITORY=$WORK/repository XDG_CACHE_HOME=$WORK/cache
 mkdir -p "$WORK"/{disks,known}
-"$CAIRN" init >/dev/null
+"$CAIRN" init --parity 5% >/dev/null
 END=$((SECONDS + SECONDS_TO_RUN))
 
 running() { [ $SECONDS -lt $END ] && [ ! -e "$WORK/stop" ]; }
