@@ -49,9 +49,8 @@ struct Damaged {
 
 /// Puts damaged manifests and notes back, as far as donors have them.
 ///
-/// What was damaged is kept below `damaged/`. At no moment is there
-/// nothing under the name: a snapshot without a manifest is none, and a collection would take what
-/// it needs.
+/// What was damaged is kept below `damaged/`. At no moment is there nothing under the name: a
+/// snapshot without a manifest is none, and a collection would take what it needs.
 ///
 /// # Durability
 ///

@@ -7,7 +7,7 @@ use crate::format::parity::ParityLayout;
 use crate::id::PackId;
 use crate::pack::{Rebuild, make_parity, rebuild_pack};
 use crate::repository::{Repository, RepositoryError};
-use crate::storage::{Area, Name, Session};
+use crate::storage::{Name, Session};
 
 use super::{DamagedPack, RepairError, RepairOptions, RepairReport};
 
@@ -53,15 +53,12 @@ pub(super) fn heal(
     renew(repository, &*session, percent, options, report)
 }
 
-/// Returns the packs of which nothing but parity is left. Parity is listed first: it comes after
-/// its pack.
+/// Returns the packs of which nothing but parity is left.
 fn missing(repository: &Repository) -> Result<Vec<PackId>, RepairError> {
-    let storage = repository.storage();
-    let listed = storage.list(Area::Parity).map_err(RepositoryError::from)?;
-    let packs = storage.list(Area::Packs).map_err(RepositoryError::from)?;
-    let packs: BTreeSet<Name> = packs.into_iter().map(|listed| listed.name).collect();
-    let missing = listed.into_iter().filter_map(|listed| match listed.name {
-        Name::Parity(id) => Some(id).filter(|id| !packs.contains(&Name::Pack(*id))),
+    let left = repository.parity_left(&BTreeSet::new());
+    let left = left.map_err(RepositoryError::from)?.into_iter();
+    let missing = left.filter_map(|listed| match listed.name {
+        Name::Parity(id) => Some(id),
         _ => None,
     });
     Ok(missing.collect())

@@ -1,12 +1,14 @@
 //! The plan of a collection, as everyone meets it: who writes takes what it condemns as absent, and
 //! nobody begins to read what it takes. `docs/concurrency.md` argues why that is enough.
 
+use std::collections::BTreeSet;
+
 use super::{Repository, RepositoryError};
 use crate::format::FileKind;
 use crate::format::plan::Plan;
 use crate::id::{PackId, SessionId, SnapshotId};
 use crate::limits::MANIFEST_LEN_MAX;
-use crate::storage::{CollectionLock, Existing, Name, StorageError};
+use crate::storage::{Area, CollectionLock, Existing, Listed, Name, StorageError};
 
 /// A sealed plan is somewhat longer than what it seals.
 const PLAN_LEN_MAX: u64 = MANIFEST_LEN_MAX + 4096;
@@ -60,6 +62,24 @@ impl Repository {
     pub fn delete_plan(&self, _lock: &CollectionLock) -> Result<(), RepositoryError> {
         self.storage().delete(&Name::GcPlan)?;
         Ok(self.storage().settle(&Name::GcPlan)?)
+    }
+
+    /// Returns the parity of packs that are not there, or that `goes` names.
+    ///
+    /// Parity is listed first. It is never there before its pack, so a pack that is not listed after
+    /// it has been deleted, and nobody makes one of that name again.
+    pub(crate) fn parity_left(&self, goes: &BTreeSet<PackId>) -> Result<Vec<Listed>, StorageError> {
+        if self.config().parity_percent.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut parity = self.storage().list(Area::Parity)?;
+        let packs = self.storage().list(Area::Packs)?.into_iter();
+        let packs: BTreeSet<Name> = packs.map(|listed| listed.name).collect();
+        parity.retain(|listed| match listed.name {
+            Name::Parity(id) => goes.contains(&id) || !packs.contains(&Name::Pack(id)),
+            _ => false,
+        });
+        Ok(parity)
     }
 
     /// Deletes the plan of a collection that was interrupted, if there is one: what it condemned
