@@ -1,9 +1,9 @@
-//! Makes the fixtures of a format: run by hand, and only where the format's version is a new one.
-//! Fixtures that are there are frozen, and never made anew.
+//! Makes the fixtures of a format. Those that are there are frozen: what is made is compared with
+//! them in kind, and thrown away. Where the format's version is a new one, it is kept:
 //!
 //! ```text
 //! unshare -u sh -c 'hostname host1.example &&
-//!     cargo test --release --locked -p cairn-engine --test engine frozen -- --ignored'
+//!     cargo test --release --locked -p cairn-engine --test engine frozen'
 //! ```
 //!
 //! The tables beside the folders are then written by hand, from what the documentation says of
@@ -219,12 +219,8 @@ fn make(folder: &Path, name: &'static str, passphrase: Option<&str>) -> Fixture 
     }
 }
 
-#[test]
-#[ignore = "run by hand, once for each version of the format: see above"]
-fn makes_the_fixtures_of_a_new_format() {
-    let to = fixtures(FORMAT_VERSION);
-    fs::create_dir_all(fixtures(0).parent().expect("a folder")).expect("it can be made");
-    fs::create_dir(&to).expect("fixtures that are there are frozen");
+/// Makes both repositories and all damage in a folder.
+fn make_all(to: &Path) {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let plain = make(folder.path(), "plain", None);
     let encrypted = make(folder.path(), "encrypted", Some(PASSPHRASE));
@@ -237,4 +233,47 @@ fn makes_the_fixtures_of_a_new_format() {
     }
     damage::make(&plain, &encrypted, &to.join("damage"));
     damage::make(&encrypted, &plain, &to.join("damage"));
+}
+
+/// Returns the kinds of damage below a folder, each with how many files differ and are gone, and
+/// how many files there are of each kind where nothing is damaged.
+fn kinds(folder: &Path) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for name in ["plain", "encrypted"] {
+        for part in ["packs", "snapshots", "notes", "keys"] {
+            kinds.insert(
+                format!("{name}/{part}"),
+                files(&folder.join(name).join(part)),
+            );
+        }
+        let damage = folder.join("damage").join(name);
+        for entry in fs::read_dir(&damage).expect("there is damage") {
+            let path = entry.expect("it can be listed").path();
+            let kind = path.file_name().expect("it has a name").to_string_lossy();
+            kinds.insert(format!("{name}/{kind}"), files(&path));
+        }
+    }
+    kinds
+}
+
+fn files(folder: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return 0;
+    };
+    let paths = entries.map(|entry| entry.expect("it can be listed").path());
+    paths
+        .map(|path| if path.is_dir() { files(&path) } else { 1 })
+        .sum()
+}
+
+#[test]
+fn the_fixtures_of_this_format_have_all_kinds_of_damage() {
+    let made = tempfile::tempdir().expect("a temporary folder can be made");
+    make_all(made.path());
+    let frozen = fixtures(FORMAT_VERSION);
+    if !frozen.exists() {
+        copy_tree(made.path(), &frozen);
+        panic!("they were not there: see what was made, and write the tables");
+    }
+    assert_eq!(kinds(&frozen), kinds(made.path()));
 }
