@@ -66,8 +66,8 @@ impl Repository {
 
     /// Returns the parity of packs that are not there, or that `goes` names.
     ///
-    /// Parity is listed first. It is never there before its pack, so a pack that is not listed after
-    /// it has been deleted, and nobody makes one of that name again.
+    /// Parity is listed first. It is never there before its pack, so a pack that is not listed
+    /// after it has been deleted, and nobody makes one of that name again.
     pub(crate) fn parity_left(&self, goes: &BTreeSet<PackId>) -> Result<Vec<Listed>, StorageError> {
         if self.config().parity_percent.is_none() {
             return Ok(Vec::new());
