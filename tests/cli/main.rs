@@ -5,6 +5,7 @@ mod world;
 
 mod analyze;
 mod backup;
+mod bare_root;
 mod completions;
 mod diff;
 mod encryption;

@@ -81,6 +81,10 @@ pub(super) fn hint(cause: Cause<'_>) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<LibvirtError>() {
         let hint = match error.reason {
             Reason::Disconnected => "is libvirtd (or virtqemud) running? --connect names another",
+            Reason::NotInstalled => {
+                "domains need libvirt 6.0 or newer on this machine too: install its client library \
+                 (libvirt0, libvirt-libs); --disk backs up plain images without it"
+            }
             Reason::NoDomain => "`virsh list --all` lists domains; --disk backs up plain images",
             Reason::Denied => "run as root, or as a user in the group libvirt",
             _ => return None,

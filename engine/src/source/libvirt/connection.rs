@@ -6,7 +6,7 @@ use std::thread;
 use virt::connect::Connect;
 use virt::sys;
 
-use super::{Domain, LibvirtError};
+use super::{Domain, LibvirtError, library};
 
 /// Seconds between two questions whether the daemon is still there, and how many it may miss.
 const KEEP_ALIVE: (i32, u32) = (5, 4);
@@ -70,6 +70,7 @@ pub struct Connection {
 impl Connection {
     /// Connects; without a URI to what the environment or libvirt's own settings name.
     pub fn open(uri: Option<&str>) -> Result<Self, LibvirtError> {
+        library::load()?;
         start_events();
         let connect = connect(uri)?;
         let named = connect.uri();

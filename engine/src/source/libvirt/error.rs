@@ -21,6 +21,8 @@ pub struct LibvirtError {
 pub enum Reason {
     /// The connection is gone, or could not be made.
     Disconnected,
+    /// libvirt's client library is not on this machine, or is too old.
+    NotInstalled,
     /// There is no such domain.
     NoDomain,
     /// There is no such checkpoint.

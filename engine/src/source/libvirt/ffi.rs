@@ -1,5 +1,4 @@
-//! The calls of libvirt that the `virt` crate lacks, each with a safe face. All of the unsafe code
-//! of the engine is here.
+//! The calls of libvirt that the `virt` crate lacks, each with a safe face.
 //!
 //! What every block relies on: a [`Domain`] holds a reference to its `virDomain`, so its pointer is
 //! valid while the borrow lasts; strings that go in are owned by a [`CString`] that outlives the
