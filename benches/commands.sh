@@ -300,7 +300,7 @@ printf 'Machine: %s, %s processors, %s, Linux %s. ' \
     "$(awk -F': ' '/^model name/ { print $2; exit }' /proc/cpuinfo)" "$(nproc)" \
     "$(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)" "$(uname -r)"
 printf '%s; zstd %s; %s. Runs: %s. Load average at the start: %s\n' "$("$CAIRN" --version)" \
-    "$(zstd -V | grep -o 'v[0-9.]*')" "$(qemu-img --version | head -n1)" "$RUNS" "$(cat /proc/loadavg)"
+    "$(zstd -V | grep -o 'v[0-9.]*')" "$(qemu-img --version | sed -n 1p)" "$RUNS" "$(cat /proc/loadavg)"
 cat "$RAW"/vm-a-day[0-4].raw "$CORPUS/vm-a-day0.qcow2" >/dev/null # warm, where there is memory
 for part in "${PARTS[@]}"; do "part_$part"; done
 printf '\nLoad average at the end: %s\n' "$(cat /proc/loadavg)"

@@ -28,8 +28,8 @@ DIR=${1:?usage: corpus.sh DIR}
 SUITE=${SUITE:-bookworm}
 # the mirrors this machine's apt already uses
 SITES=$(apt-get indextargets --format '$(SITE)' "Created-By: Packages" | sort -u)
-MIRROR=${MIRROR:-$(grep '/debian/*$' <<<"$SITES" | head -n1)}
-SECURITY=${SECURITY:-$(grep 'security/*$' <<<"$SITES" | head -n1)}
+MIRROR=${MIRROR:-$(grep '/debian/*$' <<<"$SITES" | sed -n 1p)}
+SECURITY=${SECURITY:-$(grep 'security/*$' <<<"$SITES" | sed -n 1p)}
 DISK_SIZE=${DISK_SIZE:-4G}
 KEEP_RAW=${KEEP_RAW:-1}
 SEED=${SEED:-20240601}

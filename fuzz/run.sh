@@ -16,7 +16,7 @@ targets=${*:-$(sed -n 's/^name = "\([a-z0-9_]*\)"$/\1/p' fuzz/Cargo.toml)}
 # The engine links RocksDB, which takes longer to compile than everything else together. The one
 # that was compiled for the product serves here: no target looks into it for coverage.
 release=${CARGO_TARGET_DIR:-target}/release
-find_rocksdb() { find "$release/build" -path '*/librocksdb-sys-*/out/librocksdb.a' 2>/dev/null | head -n 1; }
+find_rocksdb() { find "$release/build" -path '*/librocksdb-sys-*/out/librocksdb.a' -print -quit 2>/dev/null; }
 if [ -z "${ROCKSDB_LIB_DIR:-}" ]; then
     [ -n "$(find_rocksdb)" ] || cargo build --release --locked --package cairn-engine
     ROCKSDB_LIB_DIR=$(realpath "$(dirname "$(find_rocksdb)")")

@@ -9,6 +9,8 @@ mod imports;
 mod licences;
 #[path = "tidy/listings.rs"]
 mod listings;
+#[path = "tidy/pipes.rs"]
+mod pipes;
 #[path = "tidy/shape.rs"]
 mod shape;
 #[path = "tidy/tree.rs"]

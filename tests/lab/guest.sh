@@ -35,7 +35,7 @@ add_kernel() { # ROOT OUT
     else
         apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || apt-get -q update >&2
         package=$(apt-cache depends linux-image-cloud-amd64 |
-            awk '/Depends: linux-image/ {print $2; exit}')
+            awk '/Depends: linux-image/ && !found++ {print $2}')
         [ -n "$package" ] || die "no linux-image-cloud-amd64 here: set LAB_KERNEL and LAB_MODULES"
         fetch "$package" "$unpacked"
         if [ ! -e "$unpacked/lib/modules" ]; then

@@ -72,7 +72,7 @@ ours() {
     local p
     p=$(cat "$1" 2>/dev/null) || return 1
     [ -n "$p" ] && [ -r "/proc/$p/cmdline" ] || return 1
-    tr '\0' ' ' <"/proc/$p/cmdline" 2>/dev/null | grep -qF -- "$2"
+    [[ $(tr '\0' ' ' <"/proc/$p/cmdline" 2>/dev/null) == *"$2"* ]]
 }
 
 stop_pid() { # FILE MARK

@@ -43,7 +43,7 @@ machine() {
         maybe_killed "$CAIRN" backup "vm$1" --disk "vda=$disk" --json >"$WORK/out.$1" 2>"$WORK/err.$1" || code=$?
         case $code in
             0)
-                id=$(grep -o '"snapshot": *"[0-9a-f]*"' "$WORK/out.$1" | head -1 | grep -o '[0-9a-f]\{64\}')
+                id=$(grep -o '"snapshot": *"[0-9a-f]*"' "$WORK/out.$1" | sed -n 1p | grep -o '[0-9a-f]\{64\}')
                 sha256sum <"$disk" >"$WORK/known/.$id"
                 mv "$WORK/known/.$id" "$WORK/known/$id"
                 ;;
