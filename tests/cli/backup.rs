@@ -3,7 +3,9 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-use crate::world::{KIB, MIB, World, disk};
+use crate::mounts::LoopDevice;
+use crate::waiting::wait_for;
+use crate::world::{KIB, MIB, World, disk, text};
 
 #[test]
 fn a_first_backup_is_full_and_says_what_it_did() {
@@ -126,15 +128,15 @@ fn a_block_device_is_a_disk() {
     let world = World::new();
     let bytes = disk(8, 4 * MIB);
     world.raw("medium", &bytes);
-    let device = world.tool("losetup", &["--find", "--show", "--read-only", "medium"]);
-    let device = device.trim();
+    let attached = LoopDevice::attach(&world.path("medium"), &["--read-only"]);
+    let device = text(attached.path());
     let done = world.run([
         "backup",
         "web1",
         "--disk",
         &format!("vda={device},format=raw"),
     ]);
-    world.tool("losetup", &["--detach", device]);
+    drop(attached);
     assert_eq!(done.code, 0, "{done:?}");
     assert!(world.restored("web1") == bytes);
 }
@@ -180,9 +182,7 @@ fn a_write_by_others_is_noticed() {
         .arg(world.path("a.qcow2"))
         .spawn()
         .expect("cannot run qemu-nbd (package qemu-utils)");
-    while !socket.exists() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    wait_for("qemu-nbd listens", || socket.exists());
     let refused = world.run(["backup", "web1", "--disk", "vda=a.qcow2"]);
     server.kill().expect("the server can be ended");
     server.wait().expect("the server can be waited for");

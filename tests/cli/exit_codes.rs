@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::process::{Command, Stdio};
 
+use crate::mounts::Mount;
 use crate::world::{MIB, Ran, World, disk};
 
 #[test]
@@ -56,10 +57,8 @@ fn damaged_settings_are_13() {
 #[test]
 fn a_full_disk_is_1_and_publishes_nothing() {
     let world = World::empty();
-    let mount = world.path("small");
-    fs::create_dir(&mount).expect("a folder can be made");
-    world.tool("mount", &["-t", "tmpfs", "-o", "size=4M", "tmpfs", "small"]);
-    let repository = mount.join("repository");
+    let _small = Mount::small(&world.path("small"), 4 * MIB);
+    let repository = world.path("small/repository");
     let run = |args: &[&str]| {
         let mut command = world.command(args);
         Ran::of(command.env("CAIRN_REPOSITORY", &repository))
@@ -70,7 +69,6 @@ fn a_full_disk_is_1_and_publishes_nothing() {
     let after = run(&["snapshots", "--json"]);
     world.raw("b.raw", &disk(122, MIB / 2));
     let smaller = run(&["backup", "web1", "--disk", "vda=b.raw"]);
-    world.tool("umount", &["small"]);
     assert_eq!(made.code, 0, "{made:?}");
     full.refused(1, "no space left");
     assert!(full.err.contains("make room"), "{full:?}");

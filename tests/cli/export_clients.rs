@@ -195,6 +195,7 @@ fn a_guest_that_reconnects_does_not_notice_that_its_server_dies() {
             writeln!(input, "aio_write -q -P {pattern} {start} {len}").expect("it reads");
         }
         if round % 4 == 1 {
+            // sleeps: so that the moment of the end is another each time.
             thread::sleep(Duration::from_millis(random.u64(0..20)));
             // A crash most of the time, and an orderly end.
             let signal = if round % 8 == 5 { "-TERM" } else { "-KILL" };

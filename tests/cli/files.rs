@@ -5,26 +5,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use crate::mounts::MountedImage;
 use crate::world::{World, text};
 
 const MIB: u64 = 1 << 20;
 
-/// A file system that is mounted until this is dropped.
-struct Mounted<'w>(&'w World, PathBuf);
-
-impl<'w> Mounted<'w> {
-    fn new(world: &'w World, image: &str, options: &str) -> Self {
-        let point = world.path("mounted");
-        fs::create_dir_all(&point).expect("a mount point can be made");
-        world.tool("mount", &["-o", options, image, text(&point)]);
-        Self(world, point)
-    }
-}
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        self.0.tool("umount", &[text(&self.1)]);
-    }
+/// Mounts an image in a world's folder.
+fn mounted(world: &World, image: &Path, args: &[&str]) -> MountedImage {
+    MountedImage::new(image, &world.path("mounted"), args)
 }
 
 const POPULATE: &str = r#"
@@ -48,8 +36,8 @@ fn backed_up(world: &World, mkfs: &[&str], len: u64, script: &str) -> PathBuf {
     let file = File::create(&part).expect("an image can be made");
     file.set_len(len).expect("an image can grow");
     world.tool(mkfs[0], &[&mkfs[1..], &[text(&part)]].concat());
-    let mounted = Mounted::new(world, text(&part), "loop");
-    let script = format!("cd {}\n{script}", text(&mounted.1));
+    let mounted = mounted(world, &part, &[]);
+    let script = format!("cd {}\n{script}", text(&mounted.path));
     world.tool("bash", &["-euc", &script]);
     drop(mounted);
     let disk = world.path("disk.raw");
@@ -107,8 +95,8 @@ fn same_as_kernel(mkfs: &[&str], options: &str) {
     let got = world.json(["get", "web1:vdap1/", "out"]);
     assert_eq!(got["problems"], 0, "{got}");
     assert_eq!(got["hard_links"], 1);
-    let mounted = Mounted::new(&world, text(&part), options);
-    assert_same(&world, &mounted.1, &world.path("out"));
+    let mounted = mounted(&world, &part, &["-o", options]);
+    assert_same(&world, &mounted.path, &world.path("out"));
     let used = fs::metadata(world.path("out/sparse"))
         .expect("it was written")
         .blocks();
@@ -118,7 +106,7 @@ fn same_as_kernel(mkfs: &[&str], options: &str) {
         (found.mtime(), found.mtime_nsec(), found.mode())
     };
     assert_eq!(
-        modified(mounted.1.join("odd")),
+        modified(mounted.path.join("odd")),
         modified(world.path("out/odd"))
     );
     let link = fs::symlink_metadata(world.path("out/odd/second")).expect("it is there");
@@ -127,17 +115,17 @@ fn same_as_kernel(mkfs: &[&str], options: &str) {
 
 #[test]
 fn a_tree_of_ext4_is_fetched_as_it_was() {
-    same_as_kernel(&["mkfs.ext4", "-qF", "-b", "4096"], "ro,loop");
+    same_as_kernel(&["mkfs.ext4", "-qF", "-b", "4096"], "ro");
 }
 
 #[test]
 fn a_tree_of_xfs_is_fetched_as_it_was() {
-    same_as_kernel(&["mkfs.xfs", "-q"], "ro,loop,nouuid");
+    same_as_kernel(&["mkfs.xfs", "-q"], "ro,nouuid");
 }
 
 #[test]
 fn a_tree_of_btrfs_is_fetched_as_it_was() {
-    same_as_kernel(&["mkfs.btrfs", "-q"], "ro,loop");
+    same_as_kernel(&["mkfs.btrfs", "-q"], "ro");
 }
 
 /// Backs up a disk without a table, and fetches what another tool put into it.

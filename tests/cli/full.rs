@@ -2,44 +2,22 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 
+use crate::mounts::Mount;
 use crate::world::{MIB, World, disk};
 
-/// A file system of so many bytes, mounted for as long as this lives.
-struct Small(std::path::PathBuf);
-
-impl Small {
-    fn mount(path: &Path, bytes: u64) -> Self {
-        fs::create_dir_all(path).expect("made");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "cairn"])
-            .arg(path)
-            .status();
-        assert!(mounted.expect("mount runs").success(), "root is needed");
-        Self(path.to_owned())
-    }
-
-    /// Fills it, and returns the file that does.
-    fn fill(&self) -> std::path::PathBuf {
-        let path = self.0.join("filler");
-        let mut file = File::create(&path).expect("made");
-        let mut len = 1 << 20;
-        while len > 0 {
-            if file.write_all(&vec![1; len]).is_err() {
-                len /= 2;
-            }
+/// Fills a file system, and returns the file that does.
+fn fill(folder: &Path) -> PathBuf {
+    let path = folder.join("filler");
+    let mut file = File::create(&path).expect("made");
+    let mut len = 1 << 20;
+    while len > 0 {
+        if file.write_all(&vec![1; len]).is_err() {
+            len /= 2;
         }
-        path
     }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg("-l").arg(&self.0).status();
-        drop(unmounted);
-    }
+    path
 }
 
 fn only_snapshots(world: &World) -> Vec<String> {
@@ -52,7 +30,7 @@ fn only_snapshots(world: &World) -> Vec<String> {
 #[test]
 fn a_full_medium_loses_nothing_and_gc_frees_it() {
     let world = World::empty();
-    let small = Small::mount(&world.repository(), 48 * MIB);
+    let _small = Mount::small(&world.repository(), 48 * MIB);
     world.ok(["init"]);
     let mut disks = Vec::new();
     for number in 0..3 {
@@ -78,7 +56,7 @@ fn a_full_medium_loses_nothing_and_gc_frees_it() {
     assert_eq!(only_snapshots(&world), ids);
 
     // Nothing is left at all.
-    let filler = small.fill();
+    let filler = fill(&world.repository());
     let ran = world.run(backup);
     assert_eq!(ran.code, 1, "{}", ran.err);
     world.ok(["verify"]);

@@ -3,8 +3,9 @@
 use std::fs;
 use std::process::Stdio;
 use std::thread;
-use std::time::Duration;
+use std::time::Instant;
 
+use crate::waiting::wait_for;
 use crate::world::{MIB, World, disk};
 
 fn ids(world: &World) -> Vec<String> {
@@ -96,7 +97,11 @@ fn a_stopped_backup_is_named_waited_for_and_kept() {
         .spawn()
         .expect("the command runs");
     let pid = rustix::process::Pid::from_child(&backup);
-    thread::sleep(Duration::from_millis(700));
+    // What it uploads lies there once its session is open.
+    wait_for("the backup is at work", || {
+        assert!(backup.try_wait().expect("known").is_none(), "it has ended");
+        !world.stored("tmp").is_empty()
+    });
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("our own child");
 
     world.ok(["forget", &all[0], &all[1]]);
@@ -169,6 +174,10 @@ fn killed_at_any_moment_it_loses_nothing_and_the_next_goes_on() {
     let bytes = three(&world);
     let all = ids(&world);
     world.ok(["forget", &all[0], &all[1]]);
+    let begun = Instant::now();
+    world.ok(["gc", "--grace", "0", "--max-unused", "0", "--dry-run"]);
+    // times: for kills in the course of a collection.
+    let whole = 2 * begun.elapsed();
     for round in 0..12 {
         let mut gc = world.command(["gc", "--grace", "0", "--max-unused", "0"]);
         let mut gc = gc
@@ -176,7 +185,8 @@ fn killed_at_any_moment_it_loses_nothing_and_the_next_goes_on() {
             .stderr(Stdio::null())
             .spawn()
             .expect("the command runs");
-        thread::sleep(Duration::from_millis(round * 6));
+        // sleeps: so that the moment of the kill is another each time.
+        thread::sleep(whole * round / 12);
         gc.kill().expect("our own child");
         gc.wait().expect("it ends");
         world.ok(["verify"]);

@@ -6,43 +6,24 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::mounts::{LoopDevice, MountedImage};
 use crate::world::{MIB, World, text};
 
 /// A file system of the host's kernel, mounted for as long as this lives.
 pub struct HostMount {
     pub path: PathBuf,
+    _mounted: MountedImage,
 }
 
 impl HostMount {
     /// Mounts an image at a folder of its own.
     pub fn new(world: &World, image: &str, options: &str) -> Self {
         let path = world.path(&format!("{image}.mounted"));
-        fs::create_dir_all(&path).expect("a folder can be made");
-        let options = format!("loop,{options}");
-        world.tool("mount", &["-o", &options, image, text(&path)]);
-        Self { path }
-    }
-}
-
-impl Drop for HostMount {
-    fn drop(&mut self) {
-        // A process that another test is just starting may hold what this one wrote.
-        let umount = || {
-            let mut command = std::process::Command::new("umount");
-            command.arg(&self.path).status().expect("umount can be run")
-        };
-        let ended = (0..200).any(|_| {
-            let done = umount().success();
-            if !done {
-                std::thread::sleep(std::time::Duration::from_millis(20));
-            }
-            done
-        });
-        assert!(
-            ended || std::thread::panicking(),
-            "{} is busy",
-            text(&self.path)
-        );
+        let mounted = MountedImage::new(&world.path(image), &path, &["-o", options]);
+        Self {
+            path,
+            _mounted: mounted,
+        }
     }
 }
 
@@ -123,8 +104,8 @@ const EXTENTS_BEGIN: u64 = MIB;
 pub fn logical_volumes(world: &World, image: &str, name: &str) -> [String; 2] {
     let file = File::create(world.path(image)).expect("a file can be made");
     file.set_len(100 * MIB).expect("a file can grow");
-    let device = world.tool("losetup", &["--find", "--show", image]);
-    let device = device.trim_end();
+    let attached = LoopDevice::attach(&world.path(image), &[]);
+    let device = text(attached.path());
     let group = format!("{name}-vg");
     let lvm = |command: &str, args: &[&str]| {
         // Nothing but the metadata is wanted: no device mapper, no other device, no backups.
@@ -141,7 +122,7 @@ pub fn logical_volumes(world: &World, image: &str, name: &str) -> [String; 2] {
     make("root", "40M");
     make("home", "20M");
     lvm("lvextend", &["-L", "60M", &format!("{group}/root")]);
-    world.tool("losetup", &["--detach", device]);
+    drop(attached);
 
     // Extents of the disk with where they stand in the volume.
     let pieces = [("root", 0, 0, 10), ("root", 10, 15, 5), ("home", 0, 10, 5)];

@@ -1,6 +1,10 @@
 //! Behaviour of the command line, one file for each subcommand and for what they share.
 
 mod guest_disks;
+#[path = "../support/mounts.rs"]
+mod mounts;
+#[path = "../support/waiting.rs"]
+mod waiting;
 mod world;
 
 mod analyze;

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crate::waiting::{PATIENCE, wait_for};
 use crate::world::{KIB, MIB, World, disk, text};
 
 /// A server on the socket `nbd` of a world, ended with the test.
@@ -20,14 +21,8 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("cannot run {tool}: {error}"));
-        let started = Instant::now();
-        while !is_listened_on(&socket) {
-            assert!(
-                started.elapsed() < Duration::from_secs(30),
-                "{tool} does not listen"
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let what = format!("{tool} listens");
+        wait_for(&what, || is_listened_on(&socket));
         Self(child)
     }
 
@@ -49,6 +44,12 @@ impl Drop for Server {
         drop(self.0.kill());
         drop(self.0.wait());
     }
+}
+
+/// Returns whether nbdkit was asked for something, by the log that its filter keeps.
+fn was_asked(world: &World, what: &str) -> bool {
+    let log = std::fs::read_to_string(world.path("log")).unwrap_or_default();
+    log.contains(&format!(" {what} "))
 }
 
 /// Returns whether a server accepts connections there, without making one: some servers end with
@@ -150,17 +151,19 @@ fn a_server_that_dies_in_mid_backup_publishes_nothing() {
         "-f",
         "-U",
         text(&socket),
+        "--filter=log",
         "--filter=delay",
         "pattern",
         "512M",
         "rdelay=300ms",
+        "logfile=log",
     ];
     let server = Server::start(&world, "nbdkit", &args);
     let uri = format!("vda=nbd+unix:///?socket={}", text(&socket));
     let command = &mut world.command(["backup", "web1", "--disk", &uri]);
     let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let backup = command.spawn().expect("cairn runs");
-    std::thread::sleep(Duration::from_millis(1500));
+    wait_for("a read", || was_asked(&world, "Read"));
     server.end();
     let ended = backup.wait_with_output().expect("cairn ends");
     let said = String::from_utf8_lossy(&ended.stderr);
@@ -175,24 +178,24 @@ fn a_server_that_dies_in_mid_backup_publishes_nothing() {
 fn a_signal_ends_a_backup_that_waits_for_a_server() {
     let world = World::new();
     let socket = world.path("nbd");
-    let args = ["-f", "-U", text(&socket), "--filter=delay"];
+    let args = ["-f", "-U", text(&socket), "--filter=log", "--filter=delay"];
     // One has bytes to read and no extents to tell, the other nothing but extents.
-    for (plugin, slow) in [("pattern", "rdelay=40"), ("memory", "delay-extents=40")] {
-        let args = [&args[..], &[plugin, "64M", slow]].concat();
+    for (plugin, slow, asked) in [
+        ("pattern", "rdelay=600", "Read"),
+        ("memory", "delay-extents=600", "Extents"),
+    ] {
+        drop(std::fs::remove_file(world.path("log")));
+        let args = [&args[..], &[plugin, "64M", slow, "logfile=log"]].concat();
         let server = Server::start(&world, "nbdkit", &args);
         let uri = format!("vda=nbd+unix:///?socket={}", text(&socket));
         let command = &mut world.command(["backup", "web1", "--disk", &uri]);
         let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
         let backup = command.spawn().expect("cairn runs");
-        std::thread::sleep(Duration::from_millis(1500));
+        wait_for(asked, || was_asked(&world, asked));
         let told = Instant::now();
         world.tool("kill", &["-s", "INT", &backup.id().to_string()]);
         let ended = backup.wait_with_output().expect("cairn ends");
-        assert!(
-            told.elapsed() < Duration::from_secs(15),
-            "{slow}: {:?}",
-            told.elapsed()
-        );
+        assert!(told.elapsed() < PATIENCE, "{slow}: {ended:?}");
         assert_eq!(ended.status.code(), Some(130), "{slow}: {ended:?}");
         server.end();
     }

@@ -104,6 +104,7 @@ impl Damaged {
         let mut command = self.repair();
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().expect("the command can be run");
+        // sleeps: so that the moment of the kill is another each time.
         thread::sleep(delay);
         let is_at_work = child.try_wait().expect("known").is_none();
         child.kill().expect("our own child can be killed");
@@ -116,6 +117,7 @@ impl Damaged {
     fn end_well(&self, context: &str) -> Duration {
         let begun = Instant::now();
         let ran = Ran::of(&mut self.repair());
+        // times: for kills in the course of the next.
         let took = begun.elapsed();
         assert_eq!(ran.code, 0, "{context}: {ran:?}");
         for (vm, _) in &self.disks {

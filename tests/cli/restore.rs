@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::mounts::LoopDevice;
 use crate::world::{MIB, World, disk, text};
 
 fn backed_up(bytes: &[u8]) -> World {
@@ -94,12 +95,12 @@ fn a_block_device_is_overwritten_with_force_alone() {
     let bytes = disk(44, 4 * MIB);
     let world = backed_up(&bytes);
     fs::write(world.path("medium"), vec![0xee; bytes.len()]).expect("there is space");
-    let device = world.tool("losetup", &["--find", "--show", "medium"]);
-    let device = device.trim();
+    let attached = LoopDevice::attach(&world.path("medium"), &[]);
+    let device = text(attached.path());
     let args = ["restore", "web1", "--disk", "vda", "--to", device];
     let refused = world.run(args);
     let forced = world.run(args.iter().chain(&["--force"]));
-    world.tool("losetup", &["--detach", device]);
+    drop(attached);
     refused.refused(1, "--force");
     assert_eq!(forced.code, 0, "{forced:?}");
     assert!(fs::read(world.path("medium")).expect("read") == bytes);
@@ -110,13 +111,13 @@ fn a_device_that_is_too_small_is_refused_untouched() {
     let world = backed_up(&disk(45, 4 * MIB));
     let old = vec![0xee; 2 * MIB as usize];
     fs::write(world.path("medium"), &old).expect("there is space");
-    let device = world.tool("losetup", &["--find", "--show", "medium"]);
-    let device = device.trim();
+    let attached = LoopDevice::attach(&world.path("medium"), &[]);
+    let device = text(attached.path());
     let ran = world.run([
         "restore", "web1", "--disk", "vda", "--to", device, "--force",
     ]);
-    world.tool("losetup", &["--detach", device]);
     ran.refused(1, device);
+    drop(attached);
     assert!(fs::read(world.path("medium")).expect("read") == old);
 }
 

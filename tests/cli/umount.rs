@@ -6,10 +6,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::guest_disks::{HostMount, format, populate};
 use crate::mount::Mounted;
+use crate::waiting::wait_for;
 use crate::world::{MIB, World, text};
 
 /// What the kernel has mounted.
@@ -61,15 +62,6 @@ fn small() -> World {
 
 fn some_file(folder: &Path) -> PathBuf {
     folder.join("vda/folder 1/file 1")
-}
-
-#[track_caller]
-fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_true() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "not {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn is_running(pid: u32) -> bool {
@@ -160,6 +152,7 @@ fn a_lazy_umount_serves_its_users_to_the_end() {
     ran.refused(11, &format!("(pid {})", std::process::id()));
     world.ok(["umount", "at", "--lazy"]);
     assert!(!is_mounted(&world.path("at")));
+    // sleeps: it is to last for as long as the file is open, and nothing tells of an end to come.
     thread::sleep(Duration::from_millis(1500));
     let mut found = vec![0; expected.len()];
     file.read_exact_at(&mut found, 0)
@@ -167,7 +160,7 @@ fn a_lazy_umount_serves_its_users_to_the_end() {
     assert!(found == expected);
     assert!(is_running(pid));
     drop(file);
-    eventually("ended", || !is_running(pid));
+    wait_for("ended", || !is_running(pid));
     std::mem::forget(mounted);
     assert_nothing_left(&world, pid);
     world
@@ -181,7 +174,7 @@ fn a_signal_waits_for_users_and_a_second_cuts_them_off() {
     let mut child = foreground(&world);
     let file = File::open(some_file(&world.path("at"))).expect("it can be opened");
     signal(&world, child.id(), "INT");
-    eventually("out of sight", || !is_mounted(&world.path("at")));
+    wait_for("out of sight", || !is_mounted(&world.path("at")));
     assert_eq!(child.try_wait().expect("known"), None);
     drop(file);
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
@@ -190,13 +183,13 @@ fn a_signal_waits_for_users_and_a_second_cuts_them_off() {
     let mut child = foreground(&world);
     let file = File::open(some_file(&world.path("at"))).expect("it can be opened");
     signal(&world, child.id(), "INT");
-    eventually("out of sight", || !is_mounted(&world.path("at")));
+    wait_for("out of sight", || !is_mounted(&world.path("at")));
     signal(&world, child.id(), "INT");
     assert_eq!(child.wait().expect("it ends").code(), Some(130));
     drop(file);
     let devices = || fs::read_dir("/sys/block").expect("listed").flatten();
     let run = format!("/run/cairn/mounts/{}-", child.id());
-    eventually("detached", || {
+    wait_for("detached", || {
         devices().all(|device| {
             let file = fs::read_to_string(device.path().join("loop/backing_file"));
             !file.unwrap_or_default().contains(&run)
@@ -211,7 +204,7 @@ fn a_mount_that_was_killed_can_be_unmounted() {
     let mounted = Mounted::new(&world, "web1", &[]);
     let pid = mounted.pid();
     signal(&world, pid, "KILL");
-    eventually("dead", || !is_running(pid));
+    wait_for("dead", || !is_running(pid));
     let mut all = Vec::new();
     let read =
         File::open(some_file(&mounted.path())).and_then(|mut file| file.read_to_end(&mut all));
@@ -227,7 +220,7 @@ fn a_mount_that_was_killed_is_in_nobodys_way() {
     let pid = first.pid();
     world.run(["mount", "web1", "at"]).refused(11, "already");
     signal(&world, pid, "KILL");
-    eventually("dead", || !is_running(pid));
+    wait_for("dead", || !is_running(pid));
     let second = Mounted::new(&world, "web1", &[]);
     std::mem::forget(first);
     assert_nothing_left_of(pid);
@@ -236,12 +229,12 @@ fn a_mount_that_was_killed_is_in_nobodys_way() {
     let file = File::open(some_file(&second.path())).expect("it can be opened");
     signal(&world, second.pid(), "KILL");
     let pid = second.pid();
-    eventually("dead", || !is_running(pid));
+    wait_for("dead", || !is_running(pid));
     world.run(["umount", "at"]).refused(11, "pid");
     world.ok(["umount", "at", "--lazy"]);
     std::mem::forget(second);
     drop(file);
-    eventually("gone", || {
+    wait_for("gone", || {
         !Path::new(&format!("/run/cairn/mounts/{pid}-0")).exists()
     });
     Mounted::new(&world, "web1", &[]).end();
@@ -298,7 +291,6 @@ fn a_mount_that_was_killed_before_it_was_ready_is_cleaned_up() {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().expect("the command can be run");
         let run = format!("/run/cairn/mounts/{}-0", child.id());
-        let begun = Instant::now();
         let is_there = || match stage {
             0 => Path::new(&run).exists(),
             1 => table().contains(&format!("{run}/volumes")),
@@ -306,9 +298,7 @@ fn a_mount_that_was_killed_before_it_was_ready_is_cleaned_up() {
             3 => attached(&run),
             _ => table().contains(&format!("{}/vda ", at.trim_end())),
         };
-        while !is_there() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "stage {stage}");
-        }
+        wait_for(&format!("stage {stage}"), is_there);
         child.kill().expect("it can be killed");
         child.wait().expect("it ends");
         let ran = world.run(["umount", "at"]);

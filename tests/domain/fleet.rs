@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::lab::{Domain, Lab};
 use crate::live_backup::backup;
-use crate::live_interrupt::{count, wait_for};
+use crate::live_interrupt::count;
+use crate::waiting::wait_for;
 use crate::world::{MIB, World, text};
 
 fn find<'d>(document: &'d Value, vm: &str) -> &'d Value {

@@ -4,11 +4,11 @@
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use crate::lab::{Domain, Lab, kill};
 use crate::live_backup::backup;
-use crate::live_interrupt::{count, has_job, wait_for};
+use crate::live_interrupt::{count, has_job};
+use crate::waiting::wait_for;
 use crate::world::{MIB, Ran, World, text};
 
 const PHASES: [&str; 6] = [
@@ -19,8 +19,11 @@ const PHASES: [&str; 6] = [
     "after-job",
     "after-backup",
 ];
-/// Longest time that a guest may stay frozen after its backup was killed.
-const FROZEN_MAX: Duration = Duration::from_secs(15);
+/// A hook that tells that it was reached, and goes on for as long as the test.
+fn endless(reached: &Path) -> String {
+    let reached = text(reached);
+    format!("before-job=touch {reached}; while [ -e {reached} ]; do sleep 0.2; done")
+}
 
 /// A hook for every phase that tells a file what it was told and what it saw.
 fn tellers(file: &Path) -> Vec<String> {
@@ -176,7 +179,7 @@ fn suspended_by_us_alone(lab: &Lab, world: &World, domain: &Domain<'_>) {
 
 fn a_kill_while_frozen_thaws(lab: &Lab, world: &World, domain: &Domain<'_>) {
     let reached = world.path("reached");
-    let hook = format!("before-job=touch {}; sleep 30", text(&reached));
+    let hook = endless(&reached);
     let args = ["backup", "hooked", "--freeze", "agent", "--hook", &hook];
     let mut command = lab.command(world, args);
     command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -185,11 +188,9 @@ fn a_kill_while_frozen_thaws(lab: &Lab, world: &World, domain: &Domain<'_>) {
     assert!(frozen(domain));
     assert!(kill("-KILL", child.id()));
     child.wait().expect("it can be waited for");
-    let killed = Instant::now();
-    while frozen(domain) {
-        assert!(killed.elapsed() < FROZEN_MAX, "it is frozen still");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    // Although the hook goes on.
+    wait_for("the thaw", || !frozen(domain));
+    fs::remove_file(&reached).expect("the hook made it");
     assert_eq!(domain.exec("echo goes on > /mnt/vda/on && sync").code, 0);
     let recovered = lab.cairn(world, ["recover", "hooked", "--json"]);
     assert_eq!(recovered.code, 0, "{recovered:?}");
@@ -199,7 +200,8 @@ fn a_kill_while_frozen_thaws(lab: &Lab, world: &World, domain: &Domain<'_>) {
 
 /// Last: the guest's agent does not come back.
 fn an_agent_that_hangs(lab: &Lab, world: &World, domain: &Domain<'_>) {
-    let stop = "(sleep 1; kill -STOP $(pidof qemu-ga)) >/dev/null 2>&1 &";
+    // Later, so that the agent can say that it was begun.
+    let stop = "(sleep 4; kill -STOP $(pidof qemu-ga)) >/dev/null 2>&1 &";
     assert_eq!(domain.exec(stop).code, 0);
     let answers = || {
         let ping = ["qemu-agent-command", "hooked", "--timeout", "1"];
@@ -236,11 +238,7 @@ fn a_guest_that_is_suspended_goes_on_whatever_becomes_of_its_backup() {
     assert_eq!(domain.state(), "paused (user)");
     assert!(kill("-KILL", child.id()));
     child.wait().expect("it can be waited for");
-    let killed = Instant::now();
-    while !domain.state().starts_with("running") {
-        assert!(killed.elapsed() < FROZEN_MAX, "it is suspended still");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    wait_for("that it goes on", || domain.state().starts_with("running"));
     // A hook that takes longer than any guest is held still.
     let ran = Ran::of(&mut lab.command(&world, args));
     assert_eq!(ran.code, 0, "{ran:?}");

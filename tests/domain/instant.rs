@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::lab::Lab;
+use crate::waiting::attempts;
 use crate::world::{KIB, MIB, Ran, World, text};
 
 /// A domain that is restored at once, on a lab of its own world.
@@ -72,14 +72,11 @@ impl Restored {
 
     #[track_caller]
     fn wait_for(&self, what: &str, is_so: impl Fn(&Value) -> bool) {
-        let started = Instant::now();
-        while !is_so(&self.listed()) {
-            assert!(
-                started.elapsed() < Duration::from_secs(60),
-                "{what}: {}",
-                self.listed()
-            );
-        }
+        let looked = attempts(|| {
+            let listed = self.listed();
+            if is_so(&listed) { Ok(()) } else { Err(listed) }
+        });
+        looked.unwrap_or_else(|listed| panic!("never {what}: {listed}"));
     }
 
     /// Kills what serves the export.

@@ -7,8 +7,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
-use std::time::{Duration, Instant};
 
+use crate::waiting::wait_for;
 use crate::world::{MIB, Ran, World, text};
 
 /// A libvirtd of the tests' own. It ends, with its domains, when this is dropped, or with the
@@ -130,9 +130,8 @@ impl Lab {
     pub fn kill_libvirtd(&self) {
         let pid = self.libvirtd();
         assert!(kill("-KILL", pid));
-        while Path::new(&format!("/proc/{pid}/exe")).exists() {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let exe = format!("/proc/{pid}/exe");
+        wait_for("the libvirtd's end", || !Path::new(&exe).exists());
     }
 
     /// Starts a libvirtd where there is none.
@@ -325,12 +324,10 @@ impl Domain<'_> {
     pub fn begin_writing(&self, files: &[&str]) {
         let line = format!("writer 0 {} >/dev/null 2>&1 &", files.join(" "));
         assert_eq!(self.exec(&line).code, 0);
-        let started = Instant::now();
         let last = files.last().expect("there is a file to write");
-        while self.exec(&format!("[ -s {last} ]")).code != 0 {
-            let waited = started.elapsed();
-            assert!(waited < Duration::from_secs(60), "nothing is written");
-        }
+        wait_for("something written", || {
+            self.exec(&format!("[ -s {last} ]")).code == 0
+        });
     }
 
     #[track_caller]

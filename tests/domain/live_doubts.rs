@@ -5,7 +5,8 @@ use std::process::Stdio;
 
 use crate::lab::{Domain, Lab};
 use crate::live_backup::{backup, compare, mode};
-use crate::live_interrupt::{count, has_job, scratch_files, wait_for};
+use crate::live_interrupt::{count, has_job, scratch_files};
+use crate::waiting::wait_for;
 use crate::world::{MIB, Ran, World, text};
 
 /// A domain with a backup, and something to read since.
@@ -31,6 +32,7 @@ fn a_daemon_that_is_killed_midway_does_not_matter() {
     wait_for("the reading", || !world.stored("locks").is_empty());
     assert!(has_job(&lab, &domain));
     lab.kill_libvirtd();
+    // sleeps: so that the backup is without it for a while; however long, it does not matter.
     std::thread::sleep(std::time::Duration::from_secs(2));
     lab.start_libvirtd();
     let ran: Ran = child

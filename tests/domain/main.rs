@@ -7,6 +7,12 @@
 #[path = "../cli/world.rs"]
 mod world;
 
+#[allow(dead_code, reason = "these tests mount what a lab sees")]
+#[path = "../support/mounts.rs"]
+mod mounts;
+#[path = "../support/waiting.rs"]
+mod waiting;
+
 mod lab;
 
 mod fleet;

@@ -5,6 +5,8 @@ use std::process::Stdio;
 
 use crate::lab::Lab;
 use crate::live_backup::{backup, compare, mode};
+use crate::mounts::LoopDevice;
+use crate::waiting::wait_for;
 use crate::world::{MIB, Ran, World, text};
 
 #[test]
@@ -75,7 +77,7 @@ fn a_start_is_locked_out_or_seen() {
             "--json",
             "--full",
             "--limit",
-            "4MiB",
+            "2MiB",
             "--offline",
             offline,
         ];
@@ -84,7 +86,7 @@ fn a_start_is_locked_out_or_seen() {
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped());
         let child = command.spawn().expect("cairn can be run");
-        std::thread::sleep(std::time::Duration::from_secs(2));
+        wait_for("the reading", || !world.stored("locks").is_empty());
         let started = lab.try_virsh(&["start", "starts"]);
         assert_eq!(started.code == 0, starts, "{started:?}");
         let output = child.wait_with_output().expect("it can be waited for");
@@ -100,11 +102,11 @@ fn a_start_is_locked_out_or_seen() {
 
 /// Backs a domain up slowly, and runs this while its images are read.
 fn backup_while(lab: &Lab, world: &World, args: &[&str], during: impl FnOnce()) -> Ran {
-    let args = [&["backup", "--json", "--full", "--limit", "4MiB"], args].concat();
+    let args = [&["backup", "--json", "--full", "--limit", "1MiB"], args].concat();
     let mut command = lab.command(world, args);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("cairn can be run");
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    wait_for("the reading", || !world.stored("locks").is_empty());
     during();
     child
         .wait_with_output()
@@ -177,11 +179,11 @@ fn what_cannot_be_seen_is_said() {
     let file = std::fs::File::options().write(true).open(&raw);
     file.and_then(|file| file.set_len(64 * MIB))
         .expect("it can grow");
-    let device = world.tool("losetup", &["--show", "-f", text(&raw)]);
-    let device = Device(device.trim().to_owned());
+    let attached = LoopDevice::attach(&raw, &[]);
+    let device = text(attached.path());
     domain.redefine(|xml| {
         let file = format!("<source file='{}'/>", text(&image));
-        let xml = xml.replace(&file, &format!("<source dev='{}'/>", device.0));
+        let xml = xml.replace(&file, &format!("<source dev='{}'/>", device));
         xml.replace(
             "<disk type='file' device='disk'>",
             "<disk type='block' device='disk'>",
@@ -190,7 +192,7 @@ fn what_cannot_be_seen_is_said() {
     let seen = backup(lab, &world, &["unseen"]);
     let warnings = seen["warnings"].to_string();
     assert!(
-        warnings.contains(&device.0) && warnings.contains("--offline lock"),
+        warnings.contains(device) && warnings.contains("--offline lock"),
         "{seen}"
     );
     let locked = backup_while(lab, &world, &["unseen", "--offline", "lock"], || {
@@ -213,16 +215,6 @@ fn what_cannot_be_seen_is_said() {
     domain.virsh(&["managedsave-remove", "unseen"]);
 }
 
-/// A loop device.
-struct Device(String);
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        let mut command = std::process::Command::new("losetup");
-        drop(command.args(["-d", &self.0]).output());
-    }
-}
-
 #[test]
 fn a_signal_and_a_kill_leave_no_bitmaps() {
     let (lab, world) = (Lab::shared(), World::new());
@@ -243,12 +235,8 @@ fn a_signal_and_a_kill_leave_no_bitmaps() {
             .stderr(std::process::Stdio::null())
             .stdout(std::process::Stdio::null());
         let mut child = command.spawn().expect("cairn can be run");
-        let begun = std::time::Instant::now();
-        while bitmaps() == 0 {
-            assert!(begun.elapsed().as_secs() < 30, "no bitmap came");
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        wait_for("a bitmap", || bitmaps() > 0);
+        wait_for("the reading", || !world.stored("locks").is_empty());
         let killed = std::process::Command::new("/bin/kill")
             .args([signal, &child.id().to_string()])
             .status();

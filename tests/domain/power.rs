@@ -1,5 +1,6 @@
 //! Backups of running domains whose ground gives way: no room is left, or the domain goes off.
 
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -7,32 +8,36 @@ use serde_json::Value;
 
 use crate::lab::{Domain, Lab};
 use crate::live_backup::{backup, compare, mode};
-use crate::live_interrupt::{count, goes_on, has_job, scratch_files, wait_for};
+use crate::live_interrupt::{count, goes_on, has_job, scratch_files};
+use crate::mounts::{LoopDevice, Mount};
+use crate::waiting::wait_for;
 use crate::world::{MIB, Ran, World, text};
 
 /// A file system of its own, as small as wanted, that the lab's QEMUs see too.
 struct Small {
     folder: PathBuf,
     libvirtd: u32,
+    _mount: Mount,
+    device: ManuallyDrop<LoopDevice>,
 }
 
 impl Small {
     fn new(lab: &Lab, name: &str, size: u64) -> Self {
         let folder = lab.path(name);
         let image = lab.path(&format!("{name}.img"));
-        std::fs::create_dir(&folder).expect("the name is new");
         let file = std::fs::File::create(&image).expect("the name is new");
         file.set_len(size).expect("it can grow");
         let options = ["-q", "-F", "-m", "0", "-O", "^has_journal"];
         tool("mkfs.ext4", &[&options[..], &[text(&image)]].concat());
-        tool("mount", &["-o", "loop", text(&image), text(&folder)]);
+        let device = LoopDevice::attach(&image, &[]);
         let small = Self {
+            _mount: Mount::new(device.path(), &folder, &[]),
             folder,
             libvirtd: lab.libvirtd(),
+            device: ManuallyDrop::new(device),
         };
         // The libvirtd does not see what is mounted after its start.
-        let device = tool("findmnt", &["-n", "-o", "SOURCE", text(&small.folder)]);
-        small.inside(&["mount", device.trim(), text(&small.folder)]);
+        small.inside(&["mount", text(small.device.path()), text(&small.folder)]);
         small
     }
 
@@ -44,16 +49,13 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        // Not by a panic: a test that failed drops it while it unwinds.
+        // Not by a panic: a test that failed drops it while it unwinds. Lazily: its QEMU may be
+        // there still, and the device ends with the last user.
         let pid = self.libvirtd.to_string();
-        let folder = text(&self.folder);
-        for command in [
-            &["nsenter", "-t", &pid, "-m", "umount", "-l"][..],
-            &["umount", "-l"],
-        ] {
-            let mut umount = Command::new(command[0]);
-            drop(umount.args(&command[1..]).arg(folder).output());
-        }
+        let args = ["-t", &pid, "-m", "umount", "-l", text(&self.folder)];
+        drop(Command::new("nsenter").args(args).output());
+        // A lab that was started meanwhile has it mounted too, for as long as it stands.
+        drop(self.device.detach());
     }
 }
 
@@ -67,7 +69,7 @@ fn tool(name: &str, args: &[&str]) -> String {
 /// Begins a backup that takes a while, and waits until its job is at work and its disks are read.
 fn begin(lab: &Lab, world: &World, domain: &Domain<'_>, more: &[&str]) -> Child {
     let args = [
-        &["backup", domain.name(), "--json", "--limit", "2MiB"],
+        &["backup", domain.name(), "--json", "--limit", "1MiB"],
         more,
     ]
     .concat();
@@ -130,7 +132,7 @@ fn a_guest_that_was_paused_by_an_io_error_goes_on() {
     let scratch = scratch_args(&small.folder, "0");
     let scratch: Vec<&str> = scratch.iter().map(String::as_str).collect();
     let child = begin(lab, &world, &domain, &scratch);
-    let write = "(sleep 2; dd if=/dev/zero of=/mnt/vda/old bs=1M count=48 conv=notrunc,fsync && \
+    let write = "(sleep 4; dd if=/dev/zero of=/mnt/vda/old bs=1M count=48 conv=notrunc,fsync && \
                  touch /tmp/written || touch /tmp/failed) >/dev/null 2>&1 &";
     assert_eq!(domain.exec(write).code, 0);
     let given_up = end(child);
@@ -193,7 +195,7 @@ fn a_guest_that_powers_off_is_read_from_its_images() {
     let fill = "dd if=/dev/urandom of=/mnt/vda/new bs=1M count=24 && sync";
     assert_eq!(domain.exec(fill).code, 0);
     let child = begin(lab, &world, &domain, &[]);
-    let off = "(sleep 1; echo after > /mnt/vda/file; umount /mnt/vda; poweroff -f) \
+    let off = "(sleep 2; echo after > /mnt/vda/file; umount /mnt/vda; poweroff -f) \
                >/dev/null 2>&1 &";
     assert_eq!(domain.exec(off).code, 0);
     let document = repeated_offline(&world, &end(child));
@@ -219,7 +221,7 @@ fn a_guest_that_was_paused_before_its_backup_stays_so() {
     );
     domain.add_disk("vdb", &image);
     domain.start();
-    let write = "(sleep 1; dd if=/dev/urandom of=/dev/vdb bs=1M count=32) >/dev/null 2>&1 &";
+    let write = "(sleep 4; dd if=/dev/urandom of=/dev/vdb bs=1M count=32) >/dev/null 2>&1 &";
     assert_eq!(domain.exec(write).code, 0);
     wait_for("the pause", || domain.state() == "paused (I/O error)");
     let scratch = scratch_args(&lab.path("run"), "1MiB");

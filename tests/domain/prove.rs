@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::lab::{Domain, Lab};
+use crate::waiting::wait_for;
 use crate::world::{KIB, MIB, Ran, World, damage, text};
 
 /// What a test of proofs has of its own: others sweep what is dead in theirs.
@@ -91,14 +91,10 @@ impl<'l> Prover<'l> {
             child: command.spawn().expect("the command can be run"),
             domain: String::new(),
         };
-        let started = Instant::now();
-        while begun.domain.is_empty() {
-            assert!(
-                started.elapsed() < Duration::from_secs(60),
-                "nothing starts"
-            );
+        wait_for("a domain that runs", || {
             begun.domain = self.domains().pop().unwrap_or_default();
-        }
+            !begun.domain.is_empty()
+        });
         begun
     }
 

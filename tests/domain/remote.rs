@@ -4,11 +4,11 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::lab::{Domain, Lab};
+use crate::waiting::wait_for;
 use crate::world::{KIB, MIB, Ran, World, text};
 
 /// Where the sockets of domains are on a host that root is asked on.
@@ -56,7 +56,7 @@ impl Sshd {
             port,
             child,
         };
-        wait("sshd listens", || {
+        wait_for("sshd listens", || {
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
         sshd
@@ -88,15 +88,6 @@ fn free_port() -> u16 {
     socket.local_addr().expect("it is bound").port()
 }
 
-#[track_caller]
-fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "never: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// A backup's command line.
 fn backup(lab: &Lab, world: &World, domain: &Domain<'_>, more: &[&str]) -> Command {
     let mut args = vec!["backup", domain.name(), "--scratch-min", "1M", "--json"];
@@ -123,7 +114,7 @@ fn begin_slow(lab: &Lab, world: &World, domain: &Domain<'_>, uri: &str) -> (Chil
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("cairn runs");
     let mut run = String::new();
-    wait("a job is at work", || {
+    wait_for("a job is at work", || {
         let entries = fs::read_dir(lab.path("run")).expect("the folder is there");
         let names = entries.flatten().map(|entry| entry.file_name());
         let mut names = names.filter_map(|name| name.into_string().ok());
@@ -217,7 +208,7 @@ fn what_a_killed_run_left_on_the_host_is_cleared_by_the_next() {
     kill(child.id());
     drop(child.wait());
     // Nobody is left who needs it.
-    wait("the bridge ends", || {
+    wait_for("the bridge ends", || {
         !Path::new(&format!("/proc/{bridge}")).exists()
     });
     let folder = Path::new(ROOTS_FOLDER).join(&run);

@@ -4,13 +4,12 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::lab::{Domain, Lab};
-use crate::live_interrupt::wait_for;
 use crate::snapshot;
+use crate::waiting::wait_for;
 use crate::world::{KIB, MIB, Ran, World, text};
 
 /// A domain that a restore made; destroyed and undefined when this is dropped.
@@ -23,15 +22,8 @@ impl Restored<'_> {
 
     /// Waits until the guest's agent answers.
     fn wait_for_agent(&self) {
-        let started = Instant::now();
         let ping = ["qemu-agent-command", self.1, "{\"execute\":\"guest-ping\"}"];
-        while self.0.try_virsh(&ping).code != 0 {
-            let waited = started.elapsed();
-            assert!(
-                waited < Duration::from_secs(120),
-                "the agent does not answer"
-            );
-        }
+        wait_for("the agent's answer", || self.0.try_virsh(&ping).code == 0);
     }
 
     fn destroy(&self) {

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::lab::{Domain, Lab};
 use crate::snapshot;
+use crate::waiting::wait_for;
 use crate::world::{KIB, MIB, Ran, World, text};
 
 const GIB: u64 = 1024 * MIB;
@@ -324,13 +325,10 @@ fn a_qemu_img_that_outlives_its_restore_is_waited_for() {
     in_place(lab, &world, &id, &[]).refused(1, "vda.qcow2.base");
     assert_ne!(lab.try_virsh(&["start", domain.name()]).code, 0);
     fs::write(&go, "").expect("a file can be written");
-    let started = std::time::Instant::now();
-    while !gone.exists() {
-        assert!(started.elapsed().as_secs() < 60, "it does not end");
-    }
-    while in_place(lab, &world, &id, &[]).code != 0 {
-        assert!(started.elapsed().as_secs() < 60, "its lock does not end");
-    }
+    wait_for("its end", || gone.exists());
+    wait_for("the end of its lock", || {
+        in_place(lab, &world, &id, &[]).code == 0
+    });
     domain.start();
     check_old(&domain);
 }

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use crate::lab::{Domain, Lab};
+use crate::waiting::wait_for;
 use crate::world::{Ran, World, text};
 
 fn overlays(domain: &Domain<'_>) -> usize {
@@ -79,7 +79,7 @@ fn a_guest_that_writes_is_held_by_overlays_and_goes_on_with_its_images() {
 
 /// Begins a backup that reads slowly, and kills it once the guest writes to overlays.
 fn begin_and_kill(lab: &Lab, world: &World, domain: &Domain<'_>) {
-    let hook = "after-freeze=sleep 100";
+    let hook = "after-freeze=sleep 200";
     let args = [
         "backup",
         domain.name(),
@@ -91,14 +91,10 @@ fn begin_and_kill(lab: &Lab, world: &World, domain: &Domain<'_>) {
     let mut command = lab.command(world, args);
     let command = command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().expect("it can be run");
-    let begun = Instant::now();
-    while !domain
-        .virsh(&["dumpxml", domain.name()])
-        .contains(".overlay")
-    {
-        assert!(begun.elapsed() < Duration::from_secs(60), "no overlay");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_for("an overlay", || {
+        let xml = domain.virsh(&["dumpxml", domain.name()]);
+        xml.contains(".overlay")
+    });
     child.kill().expect("it runs");
     child.wait().expect("it was killed");
 }

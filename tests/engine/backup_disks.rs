@@ -2,19 +2,16 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
 
 use cairn_engine::backup::{BackupError, BackupOptions, DiskRequest};
 use cairn_engine::extent::Extent;
 use cairn_engine::progress::{Cancel, Progress};
 use cairn_engine::source::{Source, SourceError};
 
+use crate::support::waiting::PATIENCE;
 use crate::support::{
     MemorySource, TestRepository, backup_disks, disk_request, random_disk, restore_target, seed,
 };
-
-/// How long a disk waits for another before the test counts as failed.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where disks wait for one another.
 #[derive(Default)]

@@ -9,7 +9,7 @@ use cairn_engine::guest::path::{LastLink, resolve};
 use cairn_engine::guest::tree::GuestError;
 
 use crate::guest_truth::{
-    Disk, Mounted, POPULATE, assert_same, image, of_kernel, of_reader, run, script,
+    Disk, POPULATE, assert_same, image, kernel_mount, of_kernel, of_reader, run, script,
 };
 
 const SIZE: u64 = 320 << 20;
@@ -25,10 +25,10 @@ fn make(folder: &Path, options: &[&str]) -> PathBuf {
 fn same_as_kernel(options: &[&str], mount: &[&str], more: &str) {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let image = make(folder.path(), options);
-    let mounted = Mounted::new(&image, mount);
+    let mounted = kernel_mount(&image, mount);
     script(&mounted.path, &format!("{POPULATE}{more}"));
     drop(mounted);
-    let mounted = Mounted::new(&image, &["-o", "ro"]);
+    let mounted = kernel_mount(&image, &["-o", "ro"]);
     let mut truth = of_kernel(&mounted.path);
     drop(mounted);
     let fs = btrfs::open(Disk::open(&image)).expect("it can be opened");
@@ -108,7 +108,7 @@ fn the_default_subvolume_is_the_top() {
 fn what_lies_beside_the_default_subvolume_is_reached() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let image = make(folder.path(), &[]);
-    let mounted = Mounted::new(&image, &[]);
+    let mounted = kernel_mount(&image, &[]);
     script(
         &mounted.path,
         "btrfs -q subvolume create @; btrfs -q subvolume create @/home; echo me > @/home/file
@@ -117,7 +117,7 @@ fn what_lies_beside_the_default_subvolume_is_reached() {
          btrfs -q subvolume set-default .",
     );
     drop(mounted);
-    let whole = Mounted::new(&image, &["-o", "ro,subvolid=5"]);
+    let whole = kernel_mount(&image, &["-o", "ro,subvolid=5"]);
     let truth = of_kernel(&whole.path);
     drop(whole);
     let fs = btrfs::open(Disk::open(&image)).expect("it can be opened");
@@ -153,7 +153,7 @@ fn what_lies_beside_the_default_subvolume_is_reached() {
 fn a_log_that_is_not_replayed_is_told() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let image = make(folder.path(), &[]);
-    let mounted = Mounted::new(&image, &["-o", "commit=300"]);
+    let mounted = kernel_mount(&image, &["-o", "commit=300"]);
     script(&mounted.path, "echo old > file; sync; echo more >> other");
     let before = folder.path().join("before");
     fs::copy(&image, &before).expect("an image can be copied");
@@ -163,7 +163,7 @@ fn a_log_that_is_not_replayed_is_told() {
     drop(mounted);
     let fs = btrfs::open(Disk::open(&before)).expect("it can be opened");
     assert_eq!(fs.caveats(), [""; 0]);
-    let kernel = Mounted::new(&before, &[]);
+    let kernel = kernel_mount(&before, &[]);
     assert_same(
         &of_kernel(&kernel.path),
         &of_reader(&*fs),

@@ -11,7 +11,8 @@ use cairn_engine::guest::detect::Content;
 use cairn_engine::guest::open::{AreaName, Layout};
 use cairn_engine::guest::volume::{FileVolume, SharedVolume};
 
-use crate::guest_truth::{Mounted, assert_same, image, of_kernel, of_reader, run, script};
+use crate::guest_truth::{assert_same, image, kernel_mount, of_kernel, of_reader, run, script};
+use crate::support::mounts::LoopDevice;
 
 const GROUP: &str = "cairn-test";
 const EXTENT: usize = 4 << 20;
@@ -21,26 +22,21 @@ const STRIPE: usize = 64 << 10;
 struct Disks {
     paths: Vec<PathBuf>,
     devices: Vec<String>,
+    _attached: Vec<LoopDevice>,
 }
 
 impl Disks {
     fn new(folder: &Path) -> Self {
         let disk = |index: usize| image(folder.join(format!("disk{index}")), 120 << 20);
         let paths: Vec<PathBuf> = (0..2).map(disk).collect();
-        let attach = |disk: &PathBuf| {
-            let output = Command::new("losetup")
-                .args(["--find", "--show"])
-                .arg(disk)
-                .output();
-            let output = output.expect("losetup, of mount (as root)");
-            assert!(output.status.success(), "{output:?}");
-            String::from_utf8(output.stdout)
-                .expect("a path")
-                .trim()
-                .to_owned()
-        };
-        let devices = paths.iter().map(attach).collect();
-        Self { paths, devices }
+        let attach = |disk: &PathBuf| LoopDevice::attach(disk, &[]);
+        let attached: Vec<LoopDevice> = paths.iter().map(attach).collect();
+        let name = |device: &LoopDevice| device.path().display().to_string();
+        Self {
+            paths,
+            devices: attached.iter().map(name).collect(),
+            _attached: attached,
+        }
     }
 
     fn lvm(&self, program: &str, args: &[&str]) -> String {
@@ -111,15 +107,6 @@ impl Disks {
     }
 }
 
-impl Drop for Disks {
-    fn drop(&mut self) {
-        for device in &self.devices {
-            let detached = Command::new("losetup").args(["--detach", device]).status();
-            assert!(std::thread::panicking() || detached.is_ok_and(|status| status.success()));
-        }
-    }
-}
-
 fn area(volume: &str) -> AreaName {
     AreaName::Logical {
         group: GROUP.to_owned(),
@@ -173,7 +160,7 @@ fn extents_are_found_where_lvm_put_them() {
         "mkfs.ext4",
         &["-qF".as_ref(), content.as_os_str()],
     );
-    let mounted = Mounted::new(&content, &[]);
+    let mounted = kernel_mount(&content, &[]);
     script(
         &mounted.path,
         "cp -a /etc etc; head -c 40000000 /dev/urandom > noise",

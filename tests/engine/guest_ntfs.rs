@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use cairn_engine::guest::ntfs;
 
 use crate::guest_truth::{
-    Disk, Mounted, Tree, assert_same, image, of_kernel, of_reader, run, script,
+    Disk, Tree, assert_same, image, kernel_mount, of_kernel, of_reader, run, script,
 };
 
 fn make(folder: &Path, options: &[&str]) -> PathBuf {
@@ -41,10 +41,10 @@ const OPTIONS: &str = "special_files=wsl,compression,streams_interface=xattr";
 fn same_as_ntfs_3g(options: &[&str], content: &str) {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let image = make(folder.path(), options);
-    let mounted = Mounted::new(&image, &["-t", "ntfs-3g", "-o", OPTIONS]);
+    let mounted = kernel_mount(&image, &["-t", "ntfs-3g", "-o", OPTIONS]);
     script(&mounted.path, content);
     drop(mounted);
-    let mounted = Mounted::new(&image, &["-t", "ntfs-3g", "-o", &format!("ro,{OPTIONS}")]);
+    let mounted = kernel_mount(&image, &["-t", "ntfs-3g", "-o", &format!("ro,{OPTIONS}")]);
     let truth = plain(of_kernel(&mounted.path));
     drop(mounted);
     let fs = ntfs::open(Disk::open(&image)).expect("it can be opened");

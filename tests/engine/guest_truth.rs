@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use cairn_engine::guest::tree::{FileId, FileKind, FileSystem, Volume};
 
+use crate::support::mounts::MountedImage;
+
 /// Runs a program to its end; `package` has it.
 pub fn run(package: &str, program: &str, args: &[&OsStr]) {
     let output = Command::new(program).args(args).env("TZ", "UTC").output();
@@ -38,30 +40,9 @@ pub fn image(path: PathBuf, size: u64) -> PathBuf {
     path
 }
 
-/// A file system that the kernel has mounted until this is dropped.
-pub struct Mounted {
-    pub path: PathBuf,
-}
-
-impl Mounted {
-    /// Mounts an image beside it.
-    pub fn new(image: &Path, args: &[&str]) -> Self {
-        let path = image.with_extension("mounted");
-        fs::create_dir_all(&path).expect("a mount point can be made");
-        let args: Vec<&OsStr> = args.iter().map(OsStr::new).collect();
-        let places = [image.as_os_str(), path.as_os_str()];
-        run("mount (as root)", "mount", &[&args[..], &places].concat());
-        Self { path }
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let done = Command::new("umount").arg(&self.path).status();
-        if !std::thread::panicking() {
-            assert!(done.is_ok_and(|done| done.success()), "umount fails");
-        }
-    }
+/// Has the kernel mount an image beside it.
+pub fn kernel_mount(image: &Path, args: &[&str]) -> MountedImage {
+    MountedImage::new(image, &image.with_extension("mounted"), args)
 }
 
 /// An image as a volume.

@@ -8,7 +8,7 @@ use cairn_engine::guest::tree::GuestError;
 use cairn_engine::guest::xfs;
 
 use crate::guest_truth::{
-    Disk, Mounted, POPULATE, Tree, assert_same, image, of_kernel, of_reader, run, script,
+    Disk, POPULATE, Tree, assert_same, image, kernel_mount, of_kernel, of_reader, run, script,
 };
 
 /// The least that `mkfs.xfs` takes.
@@ -50,10 +50,10 @@ END
 fn same_as_kernel(options: &[&str], script_more: &str) {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let image = make(folder.path(), options);
-    let mounted = Mounted::new(&image, &[]);
+    let mounted = kernel_mount(&image, &[]);
     script(&mounted.path, &format!("{POPULATE}{MORE}{script_more}"));
     drop(mounted);
-    let mounted = Mounted::new(&image, &["-o", "ro"]);
+    let mounted = kernel_mount(&image, &["-o", "ro"]);
     let truth = kernel(&mounted.path);
     drop(mounted);
     let fs = xfs::open(Disk::open(&image)).expect("it can be opened");
@@ -89,7 +89,7 @@ fn small_blocks_and_folders_of_several() {
 fn unclean(shut_down: &str) {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let image = make(folder.path(), &[]);
-    let mounted = Mounted::new(&image, &[]);
+    let mounted = kernel_mount(&image, &[]);
     script(&mounted.path, &format!("{POPULATE}{MORE}sync"));
     script(
         &mounted.path,
@@ -111,7 +111,7 @@ fn unclean(shut_down: &str) {
     assert_eq!(fs.caveats(), [""; 0]);
     let seen = of_reader(&*fs);
     assert!(!seen.contains_key(&b"terminfo"[..]), "nothing was replayed");
-    let replayed = Mounted::new(&theirs, &["-o", "nouuid"]);
+    let replayed = kernel_mount(&theirs, &["-o", "nouuid"]);
     assert_same(&kernel(&replayed.path), &seen, shut_down);
 }
 
@@ -139,10 +139,10 @@ fn log_offset(bytes: &[u8]) -> usize {
 fn a_log_that_cannot_be_replayed_is_told() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let image = make(folder.path(), &[]);
-    let mounted = Mounted::new(&image, &[]);
+    let mounted = kernel_mount(&image, &[]);
     script(&mounted.path, "mkdir first");
     drop(mounted);
-    let mounted = Mounted::new(&image, &[]);
+    let mounted = kernel_mount(&image, &[]);
     script(
         &mounted.path,
         "for i in {1..40}; do mkdir d$i; xfs_io -c fsync d$i; done

@@ -10,6 +10,7 @@ use cairn_engine::storage::Name;
 
 use crate::support::packs::{MemoryRepository, backed_up, other_packs};
 use crate::support::seed;
+use crate::support::waiting::wait_for;
 
 const DISK_LEN: usize = 2 << 20;
 const READ_LEN: usize = 4096;
@@ -180,11 +181,15 @@ fn a_pack_out_of_reach_is_not_masked_by_damage() {
         .collect();
     assert!(!failed.is_empty());
     world.memory.objects.heal();
-    std::thread::sleep(std::time::Duration::from_millis(2100));
-    let lost = failed.iter().filter_map(|number| read(*number).err());
-    let lost: Vec<_> = lost.collect();
-    assert!(!lost.is_empty() && lost.len() < failed.len());
-    assert!(lost.iter().all(ImageError::is_damage));
+    // That a pack is out of reach counts for a while.
+    let mut lost = 0;
+    wait_for("another look", || {
+        let errors = failed.iter().filter_map(|number| read(*number).err());
+        let errors: Vec<_> = errors.collect();
+        lost = errors.len();
+        errors.iter().all(ImageError::is_damage)
+    });
+    assert!(lost > 0 && lost < failed.len());
 }
 
 /// Many clients on a bad area wait for the same few searches.

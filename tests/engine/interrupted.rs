@@ -141,6 +141,7 @@ fn told_to_stop_at_any_moment() {
         } else {
             thread::scope(|scope| {
                 scope.spawn(|| {
+                    // sleeps: so that the moment is another each time.
                     thread::sleep(Duration::from_millis(random.u64(0..250)));
                     cancel.cancel();
                 });

@@ -50,6 +50,7 @@ fn killed_at_any_moment() {
     for round in 0..12 {
         let told = repository.path().with_extension(format!("{seed}-{round}"));
         let mut process = child::start("killed::one_to_be_killed", told.as_os_str());
+        // sleeps: so that the moment of the kill is another each time.
         thread::sleep(Duration::from_millis(random.u64(5..400)));
         process.kill().expect("our own child can be killed");
         process.wait().expect("it can be waited for");

@@ -5,16 +5,13 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use cairn_engine::nbd::client::handshake::Replies;
 use cairn_engine::nbd::uri::Uri;
 use cairn_engine::source::{NbdSource, Source, SourceError};
 
 use crate::qemu::text;
-
-/// Longer than any server takes to start, on any machine.
-const START_MAX: Duration = Duration::from_secs(30);
+use crate::support::waiting::wait_for;
 
 /// A server on a unix socket.
 pub struct Peer {
@@ -47,14 +44,12 @@ impl Peer {
     }
 
     fn wait_until(&mut self, tool: &str, listens: impl Fn(&Self) -> bool) {
-        let started = Instant::now();
-        while !listens(self) {
+        wait_for(&format!("{tool} listens"), || {
             if let Some(status) = self.child.try_wait().expect("the child is ours") {
                 panic!("{tool} ended with {status}");
             }
-            assert!(started.elapsed() < START_MAX, "{tool} does not listen");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+            listens(self)
+        });
     }
 
     /// Starts qemu-nbd with an export `vda`, read-only.

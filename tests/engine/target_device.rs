@@ -2,16 +2,17 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cairn_engine::limits::MIB;
 use cairn_engine::target::{Abandoned, TargetError, TargetFormat, TargetOptions, create};
 
+use super::support::mounts::{LoopDevice, Mount};
 use super::target_support::{Disk, run_ok, text};
 
-/// A loop device over a file full of old bytes, detached when dropped.
+/// A loop device over a file full of old bytes.
 struct Device {
-    path: PathBuf,
+    attached: LoopDevice,
     _folder: tempfile::TempDir,
 }
 
@@ -21,24 +22,24 @@ impl Device {
         let file = folder.path().join("medium");
         let old = vec![0xee; usize::try_from(size).expect("small")];
         fs::write(&file, old).expect("there is space");
-        let args = ["--find", "--show", text(&file)];
-        let said = run_ok("mount, and root's rights", "losetup", &args);
         Self {
-            path: PathBuf::from(said.trim()),
+            attached: LoopDevice::attach(&file, &[]),
             _folder: folder,
         }
     }
 
+    fn path(&self) -> &Path {
+        self.attached.path()
+    }
+
     /// Reads past the page cache that the kernel keeps for the device.
     fn bytes(&self) -> Vec<u8> {
-        run_ok("util-linux", "blockdev", &["--flushbufs", text(&self.path)]);
-        fs::read(&self.path).expect("the device is readable")
-    }
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        run_ok("mount", "losetup", &["--detach", text(&self.path)]);
+        run_ok(
+            "util-linux",
+            "blockdev",
+            &["--flushbufs", text(self.path())],
+        );
+        fs::read(self.path()).expect("the device is readable")
     }
 }
 
@@ -62,17 +63,17 @@ fn a_device_has_the_disk_and_keeps_what_lies_beyond() {
         for percent in [0, 50] {
             let medium = File::options()
                 .write(true)
-                .open(&device.path)
+                .open(device.path())
                 .expect("writable");
             medium
                 .write_all_at(&vec![0xdd; 20 * MIB as usize], 0)
                 .expect("it fits");
             drop(medium);
             let disk = Disk::random(&mut rng, size, percent);
-            let target = create(&device.path, &options(size, true)).expect("not in use");
+            let target = create(device.path(), &options(size, true)).expect("not in use");
             disk.write_to(&*target, size).expect("it fits");
             let finished = target.finish().expect("it fits");
-            assert_eq!(finished.path, device.path);
+            assert_eq!(finished.path, device.path());
             let bytes = device.bytes();
             let (on_disk, beyond) = bytes.split_at(disk.bytes.len());
             assert!(on_disk == disk.bytes, "{size} bytes, {percent} %");
@@ -84,12 +85,12 @@ fn a_device_has_the_disk_and_keeps_what_lies_beyond() {
 #[test]
 fn devices_that_cannot_take_the_disk_are_refused() {
     let device = Device::new(4 * MIB);
-    let refused = refusal(&device.path, &options(MIB, false));
+    let refused = refusal(device.path(), &options(MIB, false));
     assert!(
         matches!(refused, Some(TargetError::WouldOverwriteDevice { .. })),
         "{refused:?}"
     );
-    let refused = refusal(&device.path, &options(4 * MIB + 1, true));
+    let refused = refusal(device.path(), &options(4 * MIB + 1, true));
     assert!(
         matches!(
             refused,
@@ -101,7 +102,7 @@ fn devices_that_cannot_take_the_disk_are_refused() {
         format: TargetFormat::Qcow2,
         ..options(MIB, true)
     };
-    let refused = refusal(&device.path, &qcow2);
+    let refused = refusal(device.path(), &qcow2);
     assert!(
         matches!(refused, Some(TargetError::FormatOnDevice { .. })),
         "{refused:?}"
@@ -112,23 +113,18 @@ fn devices_that_cannot_take_the_disk_are_refused() {
 #[test]
 fn a_device_in_use_is_refused() {
     let device = Device::new(4 * MIB);
-    run_ok("e2fsprogs", "mkfs.ext4", &["-q", text(&device.path)]);
+    run_ok("e2fsprogs", "mkfs.ext4", &["-q", text(device.path())]);
     let folder = tempfile::tempdir().expect("scratch folder");
-    let mounted = text(folder.path());
-    run_ok(
-        "mount, and root's rights",
-        "mount",
-        &[text(&device.path), mounted],
-    );
-    let refused = refusal(&device.path, &options(MIB, true));
-    run_ok("mount", "umount", &[mounted]);
+    let mounted = Mount::new(device.path(), folder.path(), &[]);
+    let refused = refusal(device.path(), &options(MIB, true));
+    drop(mounted);
     assert!(
         matches!(refused, Some(TargetError::DeviceInUse { .. })),
         "{refused:?}"
     );
 
-    let first = create(&device.path, &options(MIB, true)).expect("not in use now");
-    let refused = refusal(&device.path, &options(MIB, true));
+    let first = create(device.path(), &options(MIB, true)).expect("not in use now");
+    let refused = refusal(device.path(), &options(MIB, true));
     assert!(
         matches!(refused, Some(TargetError::DeviceInUse { .. })),
         "{refused:?}"
@@ -140,8 +136,8 @@ fn a_device_in_use_is_refused() {
 fn an_abandoned_device_is_said_to_be_incomplete() {
     let device = Device::new(4 * MIB);
     let disk = Disk::random(&mut fastrand::Rng::with_seed(3), 2 * MIB, 60);
-    let target = create(&device.path, &options(disk.size(), true)).expect("not in use");
+    let target = create(device.path(), &options(disk.size(), true)).expect("not in use");
     disk.write_to(&*target, 3).expect("it fits");
     let left = target.abandon();
-    assert_eq!(left, Abandoned::IncompleteDevice(device.path.clone()));
+    assert_eq!(left, Abandoned::IncompleteDevice(device.path().to_owned()));
 }

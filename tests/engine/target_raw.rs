@@ -7,6 +7,7 @@ use std::path::Path;
 use cairn_engine::limits::MIB;
 use cairn_engine::target::{Abandoned, Target, TargetError, TargetFormat, TargetOptions, create};
 
+use super::support::mounts::Mount;
 use super::target_support::{Disk, names, run_ok, text};
 
 fn options(size: u64, overwrite: bool) -> TargetOptions {
@@ -139,30 +140,12 @@ fn a_link_keeps_pointing_to_what_was_restored() {
     assert!(fs::read(&file).expect("it is there") == disk.bytes);
 }
 
-/// A small tmpfs, unmounted when dropped.
-struct SmallMedium(tempfile::TempDir);
-
-impl SmallMedium {
-    fn mount(size: &str) -> Self {
-        let folder = tempfile::tempdir().expect("scratch folder");
-        let option = format!("size={size}");
-        let args = ["-t", "tmpfs", "-o", &option, "none", text(folder.path())];
-        run_ok("mount, and root's rights", "mount", &args);
-        Self(folder)
-    }
-}
-
-impl Drop for SmallMedium {
-    fn drop(&mut self) {
-        run_ok("mount", "umount", &[text(self.0.path())]);
-    }
-}
-
 #[test]
 fn a_full_medium_is_said_to_be_full() {
-    let medium = SmallMedium::mount("1m");
+    let folder = tempfile::tempdir().expect("scratch folder");
+    let _small = Mount::small(folder.path(), MIB);
     for format in [TargetFormat::Raw, TargetFormat::Qcow2] {
-        let path = medium.0.path().join("disk");
+        let path = folder.path().join("disk");
         let disk = Disk::random(&mut fastrand::Rng::with_seed(5), 4 * MIB, 100);
         let options = TargetOptions {
             format,
@@ -173,6 +156,6 @@ fn a_full_medium_is_said_to_be_full() {
         assert!(matches!(full, Err(TargetError::NoSpace { .. })), "{full:?}");
         let refused = target.finish();
         assert!(refused.is_err(), "{refused:?}");
-        assert_eq!(names(medium.0.path()), [""; 0]);
+        assert_eq!(names(folder.path()), [""; 0]);
     }
 }

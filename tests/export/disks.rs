@@ -4,15 +4,51 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use cairn_engine::extent::{Extent, ExtentStatus, push_extent};
 use cairn_engine::id::SnapshotId;
 use cairn_nbd_export::disk::{Changes, Disk, DiskError, WriteDisk};
 
+use crate::support::waiting::PATIENCE;
+
 /// What a hole is made of.
 const UNIT: u64 = 64 * 1024;
+
+/// Where reads wait while it is shut.
+#[derive(Default)]
+pub struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    is_shut: bool,
+    waiting: usize,
+}
+
+impl Gate {
+    pub fn set_shut(&self, is_shut: bool) {
+        self.state.lock().expect("nobody panicked").is_shut = is_shut;
+        self.changed.notify_all();
+    }
+
+    /// Returns how many reads wait.
+    pub fn waiting(&self) -> usize {
+        self.state.lock().expect("nobody panicked").waiting
+    }
+
+    fn pass(&self) {
+        let mut state = self.state.lock().expect("nobody panicked");
+        state.waiting += 1;
+        // A test that failed opens it no more, and the server is to end all the same.
+        let is_shut = |state: &mut GateState| state.is_shut;
+        let waited = self.changed.wait_timeout_while(state, PATIENCE, is_shut);
+        waited.expect("nobody panicked").0.waiting -= 1;
+    }
+}
 
 /// A disk in memory that can be told to fail, to be slow, or to be written.
 pub struct MemoryDisk {
@@ -26,6 +62,8 @@ pub struct MemoryDisk {
     pub broken: Mutex<Option<Range<u64>>>,
     /// How long a read that is not near takes.
     pub delay: Mutex<Duration>,
+    /// What reads that are not near have to pass.
+    pub gate: Gate,
     pub flushes: AtomicUsize,
     pub prefetched: Mutex<Vec<Range<u64>>>,
     pub written: Mutex<Vec<Range<u64>>>,
@@ -50,6 +88,7 @@ impl MemoryDisk {
             panics_near: AtomicBool::new(false),
             broken: Mutex::default(),
             delay: Mutex::default(),
+            gate: Gate::default(),
             flushes: AtomicUsize::new(0),
             prefetched: Mutex::default(),
             written: Mutex::default(),
@@ -96,7 +135,9 @@ impl Disk for MemoryDisk {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
         let delay = *self.delay.lock().expect("no test panicked with it");
+        // sleeps: some tests want a slow disk; none counts on how slow it is.
         std::thread::sleep(delay);
+        self.gate.pass();
         let range = offset..offset + buf.len() as u64;
         self.check(&range).map_err(|error| DiskError::Read {
             offset,

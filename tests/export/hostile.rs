@@ -4,20 +4,20 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cairn_engine::nbd::wire::{Request, cmd, cmd_flag, opt};
 
 use crate::disks::MemoryDisk;
 use crate::peer::Peer;
-use crate::world::{Options, World, eventually, export};
+use crate::support::waiting::{PATIENCE, wait_for};
+use crate::world::{Options, World, export};
 
 const SIZE: usize = 40 << 20;
 
-/// Fails unless somebody else is served at once.
+/// Fails unless somebody else is served, whom nobody has to make room for.
 fn assert_served(world: &World) {
     let expected = MemoryDisk::mixed(SIZE);
-    let began = Instant::now();
     let mut peer = Peer::ready(world, Some(opt::STRUCTURED_REPLY));
     for offset in (0..SIZE - 4096).step_by(1 << 20) {
         let reply = peer
@@ -27,11 +27,6 @@ fn assert_served(world: &World) {
     }
     let long = peer.request(cmd::READ, cmd_flag::DF, 0, 32 << 20).ok();
     assert!(long.bytes(0, 32 << 20) == expected[..32 << 20]);
-    assert!(
-        began.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        began.elapsed()
-    );
 }
 
 fn world() -> World {
@@ -94,27 +89,22 @@ fn ten_thousand_options_are_too_many() {
 fn who_does_not_come_to_the_point_is_sent_away() {
     let disk = MemoryDisk::new(MemoryDisk::mixed(SIZE));
     let world = World::with(Options {
-        handshake_timeout: Duration::from_millis(300),
+        // Enough for who comes to the point on a busy machine.
+        handshake_timeout: Duration::from_secs(4),
         ..Options::of(vec![export(disk, None)])
     });
     let mut patient = Peer::ready(&world, None);
-    let began = Instant::now();
     let mut silent = world.connect();
     let mut dripping = Peer::new(&world);
     let drip = thread::spawn(move || {
-        while dripping.stream.write_all(&[0x49]).is_ok() && began.elapsed().as_secs() < 10 {
-            thread::sleep(Duration::from_millis(20));
-        }
+        wait_for("the end of who drips", || {
+            dripping.stream.write_all(&[0x49]).is_err()
+        });
     });
     let mut rest = Vec::new();
     drop(silent.read_to_end(&mut rest));
     assert_eq!(rest.len(), 18);
-    drip.join().expect("it only writes");
-    assert!(
-        began.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        began.elapsed()
-    );
+    drip.join().expect("it is sent away");
     // Who has agreed may be as silent as it likes.
     patient.request(cmd::READ, 0, 0, 10).ok();
 }
@@ -180,6 +170,7 @@ fn a_guest_that_writes_goes_on_when_others_hold_all_buffers() {
             peer.send(&request(cmd::READ, 0, 32 << 20));
         }
     }
+    // sleeps: so that most is held by then; whatever is, the guest goes on.
     thread::sleep(Duration::from_millis(500));
     for round in 0..100 {
         let mut guest = Peer::ready(&world, Some(opt::STRUCTURED_REPLY));
@@ -203,19 +194,22 @@ fn more_writes_than_a_connection_has_buffers_may_follow_a_flush() {
     let mut guest = Peer::ready(&world, Some(opt::STRUCTURED_REPLY));
     let mut others: Vec<Peer> = (0..2).map(|_| Peer::ready(&world, None)).collect();
     // All workers are busy, so that everything is pending when the first of them comes back.
-    *disk.delay.lock().expect("nobody panicked") = Duration::from_millis(300);
+    disk.gate.set_shut(true);
     for other in &mut others {
         for _ in 0..4 {
             other.send(&request(cmd::READ, 0, 10));
         }
     }
-    thread::sleep(Duration::from_millis(100));
+    wait_for("all workers are busy", || disk.gate.waiting() == 4);
     let mut all = request(cmd::FLUSH, 0, 0);
     for number in 0..40 {
         all.extend(request(cmd::WRITE, number * 512, 512));
         all.extend([0x33; 512]);
     }
     guest.send(&all);
+    // sleeps: so that the server has taken in what it takes; whatever it has, all is answered.
+    thread::sleep(Duration::from_millis(200));
+    disk.gate.set_shut(false);
     for _ in 0..41 {
         guest.reply(0).ok();
     }
@@ -230,16 +224,14 @@ fn a_connection_that_panics_ends_alone() {
     let mut unlucky = Peer::ready(&world, None);
     unlucky.send(&request(cmd::READ, 0, 10));
     assert!(unlucky.is_closed());
-    eventually("it is told", || {
+    wait_for("it is told", || {
         let events = world.events.lock().expect("nobody panicked");
         events.iter().any(|event| event.starts_with("Closed"))
     });
     disk.panics_near.store(false, Ordering::SeqCst);
     assert_served(&world);
-    let began = Instant::now();
     world.stop();
     world.ended().expect("it ends well");
-    assert!(began.elapsed() < Duration::from_secs(5));
 }
 
 #[test]
@@ -257,7 +249,7 @@ fn payloads_that_nobody_takes_end_the_connection() {
     let mut peer = Peer::ready(&writable, None);
     peer.send_request(cmd::WRITE, 0, 0, 1 << 20, &[1; 1000]);
     drop(peer);
-    eventually("the connection is closed", || {
+    wait_for("the connection is closed", || {
         let events = writable.events.lock().expect("nobody panicked");
         events.iter().any(|event| event.starts_with("Closed"))
     });
@@ -310,7 +302,7 @@ fn who_comes_when_all_places_are_taken_waits() {
         "a third was taken in"
     );
     drop(first);
-    let long = Some(Duration::from_secs(10));
+    let long = Some(PATIENCE);
     waiting.set_read_timeout(long).expect("it is not zero");
     (&waiting)
         .read_exact(&mut [0; 18])

@@ -2,42 +2,16 @@
 //! space. Needs root, for a small tmpfs.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 
 use cairn_nbd_export::disk::{DiskError, WriteDisk};
 use cairn_nbd_export::overlay::Overlay;
 
 use crate::overlay_world::{MemoryDisk, open, random_bytes, read_all, seed};
+use crate::support::mounts::Mount;
 
 const SIZE: usize = 16 << 20;
-
-/// A small file system of its own.
-struct Small(tempfile::TempDir);
-
-impl Small {
-    fn mount() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"])
-            .arg(folder.path())
-            .status();
-        assert!(mount.expect("package mount").success(), "needs root");
-        Self(folder)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let done = Command::new("umount").arg(self.0.path()).status();
-        drop(done);
-    }
-}
 
 /// Writes here and there until there is no space; the model takes what was answered.
 fn fill(overlay: &Overlay, random: &mut fastrand::Rng, model: &mut [u8]) {
@@ -73,8 +47,12 @@ fn remove(path: &Path) {
 #[test]
 fn a_full_file_system_fails_writes_and_loses_nothing() {
     let mut random = fastrand::Rng::with_seed(seed());
-    let small = Small::mount();
-    let (path, ballast) = (small.path("vda.overlay"), small.path("ballast"));
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let _small = Mount::small(folder.path(), 8 << 20);
+    let (path, ballast) = (
+        folder.path().join("vda.overlay"),
+        folder.path().join("ballast"),
+    );
     std::fs::write(&ballast, vec![1; 3 << 20]).expect("there is space");
     let base = Arc::new(MemoryDisk(vec![5; SIZE]));
     let mut model = base.0.clone();

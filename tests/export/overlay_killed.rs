@@ -5,13 +5,13 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use cairn_nbd_export::disk::{Disk, WriteDisk};
 use cairn_nbd_export::overlay::Opened;
 
 use crate::overlay_world::{MemoryDisk, open, read_all, scratch, seed};
 use crate::support::child;
+use crate::support::waiting::wait_for;
 
 const BLOCKS: usize = 2000;
 const BLOCK: usize = 1024;
@@ -150,7 +150,12 @@ fn answered_writes_survive_kill() {
         let told = path.with_added_extension(round.to_string());
         std::fs::write(told.with_extension("reports"), []).expect("is made");
         let mut process = child::start("overlay_killed::one_to_be_killed", told.as_os_str());
-        thread::sleep(Duration::from_millis(random.u64(1..120)));
+        // So many bytes of reports: from none to what a hundred milliseconds bring.
+        let reports = told.with_extension("reports");
+        let enough = random.u64(0..3000) * 9;
+        wait_for("so many reports", || {
+            std::fs::metadata(&reports).is_ok_and(|found| found.len() >= enough)
+        });
         process.kill().expect("our own child can be killed");
         process.wait().expect("it can be waited for");
         let context = format!("seed {seed}, round {round}");

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use cairn_engine::id::{NodeId, RepositoryId, SnapshotId};
 use cairn_nbd_export::disk::WriteDisk;
@@ -14,6 +13,7 @@ use cairn_nbd_export::log::Event;
 use cairn_nbd_export::overlay::{Opened, Origin, Overlay, OverlayError};
 
 use crate::overlay_world::{MemoryDisk, open, origin, read_all, scratch};
+use crate::support::waiting::wait_for;
 
 fn base() -> Arc<MemoryDisk> {
     Arc::new(MemoryDisk(vec![5; 1 << 20]))
@@ -139,6 +139,15 @@ fn one_that_is_in_use() {
     assert_eq!(open(&path, &base()).expect("opens").opened(), Opened::Whole);
 }
 
+/// Returns how often this process has a file open.
+fn open_files(path: &Path) -> usize {
+    let files = fs::read_dir("/proc/self/fd").expect("this process has files");
+    let files = files.flatten().map(|file| fs::read_link(file.path()));
+    files
+        .filter(|file| file.as_ref().is_ok_and(|file| file == path))
+        .count()
+}
+
 #[test]
 fn one_that_is_removed_while_it_is_waited_for() {
     let (_folder, path) = scratch();
@@ -146,7 +155,7 @@ fn one_that_is_removed_while_it_is_waited_for() {
     overlay.write_at(0, &[1; 4096]).expect("writes");
     let waiting = thread::scope(|scope| {
         let waiting = scope.spawn(|| open(&path, &base()));
-        thread::sleep(Duration::from_millis(300));
+        wait_for("the other has it open", || open_files(&path) == 2);
         fs::remove_file(&path).expect("is there");
         drop(overlay);
         waiting.join().expect("does not panic")

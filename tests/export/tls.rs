@@ -10,6 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use crate::disks::MemoryDisk;
 use crate::peer::Peer;
+use crate::support::waiting::wait_for;
 use crate::world::{Options, World, export};
 
 const SIZE: usize = 3 << 20;
@@ -111,7 +112,7 @@ fn who_shows_no_certificate_is_refused_where_one_is_asked_for() {
     let ran = Command::new("nbdinfo").arg(&uri).output();
     let ran = ran.expect("nbdinfo can be run (package libnbd-bin)");
     assert!(!ran.status.success());
-    crate::world::eventually("it was sent away", || {
+    wait_for("it was sent away", || {
         let events = world.events.lock().expect("nobody panicked");
         events.iter().any(|event| event.starts_with("Refused"))
     });

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cairn_engine::nbd::tls::ServerTls;
 use cairn_nbd_export::disk::{Changes, Disk};
@@ -13,6 +13,8 @@ use cairn_nbd_export::exports::{Export, Exports};
 use cairn_nbd_export::listen::Listener;
 use cairn_nbd_export::server::{ServeError, Server, ServerOptions};
 use cairn_nbd_export::stop::Stop;
+
+use crate::support::waiting::PATIENCE;
 
 /// A server that serves until it is dropped.
 pub struct World {
@@ -39,7 +41,7 @@ impl Options {
             tls: None,
             is_tcp: false,
             connections_max: 128,
-            handshake_timeout: Duration::from_secs(30),
+            handshake_timeout: PATIENCE,
         }
     }
 }
@@ -103,7 +105,7 @@ impl World {
 
     pub fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(self.socket()).expect("the server listens");
-        let timeout = Some(Duration::from_secs(20));
+        let timeout = Some(PATIENCE);
         stream.set_read_timeout(timeout).expect("it is not zero");
         stream
     }
@@ -162,16 +164,6 @@ pub fn run(tool: &str, args: &[&str], folder: &Path) -> String {
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{tool} {args:?}: {out}{err}");
     out
-}
-
-/// Waits until something is so.
-#[track_caller]
-pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 impl Drop for World {

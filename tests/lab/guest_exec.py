@@ -12,7 +12,7 @@ import time
 
 def agent(command, arguments):
     question = json.dumps({"execute": command, "arguments": arguments})
-    line = ["virsh", "-q", "qemu-agent-command", sys.argv[1], question]
+    line = ["virsh", "-q", "qemu-agent-command", "--timeout", "120", sys.argv[1], question]
     ran = subprocess.run(line, capture_output=True, text=True)
     if ran.returncode:
         print("lab: error: " + ran.stderr.strip(), file=sys.stderr)

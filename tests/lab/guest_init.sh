@@ -11,7 +11,7 @@ while read -r module; do insmod "/lib/modules/$module.ko"; done </lib/modules/or
 
 wait_for() { # COMMAND...
     i=0
-    while [ $i -lt 100 ] && ! "$@"; do
+    while [ $i -lt 1200 ] && ! "$@"; do
         sleep 0.1
         i=$((i + 1))
     done

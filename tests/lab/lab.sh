@@ -80,7 +80,7 @@ stop_pid() { # FILE MARK
     ours "$1" "$2" || return 0
     p=$(cat "$1")
     kill -TERM "$p" 2>/dev/null || true
-    for _ in $(seq 200); do
+    for _ in $(seq 1200); do
         kill -0 "$p" 2>/dev/null || return 0
         sleep 0.05
     done
@@ -188,7 +188,7 @@ cmd_up() {
         lab-libvirtd "$L" "${PORTS:+--listen}" \
         </dev/null >"$L/libvirtd.out" 2>&1 &
     child=$!
-    for _ in $(seq 1200); do
+    for _ in $(seq 2400); do
         if vsh list >/dev/null 2>&1; then return 0; fi
         kill -0 $child 2>/dev/null || break
         sleep 0.05
@@ -315,7 +315,7 @@ cmd_start() { # NAME
     domain_place "$1"
     vsh start "$DOM" >/dev/null
     [ "$(cat "$HOME_OF/variant")" = guest ] || return 0
-    for _ in $(seq 900); do
+    for _ in $(seq 3000); do
         if vsh qemu-agent-command "$DOM" '{"execute":"guest-ping"}' >/dev/null 2>&1; then
             return 0
         fi
@@ -329,7 +329,7 @@ cmd_kill() { # NAME
     domain_place "$1"
     ours "$QPID" "$HOME_OF/" || die "no QEMU of $DOM runs"
     kill -KILL "$(cat "$QPID")"
-    for _ in $(seq 800); do
+    for _ in $(seq 2400); do
         [ "$(state)" != "shut off" ] || return 0
         sleep 0.05
     done
@@ -358,7 +358,7 @@ qemu_io() { # DISK COMMAND EXPECTED
     flock 9
     at=$(stat -c %s "$QLOG")
     vsh qemu-monitor-command "$DOM" --hmp "qemu-io -d $path \"$2\"" >/dev/null
-    for _ in $(seq 200); do
+    for _ in $(seq 6000); do
         new=$(tail -c +$((at + 1)) "$QLOG")
         if grep -qiE 'failed|not valid|not found|invalid|error' <<<"$new"; then
             die "qemu-io: $2: $new"

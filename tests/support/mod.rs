@@ -5,9 +5,11 @@ pub mod computed;
 pub mod gc;
 pub mod liar;
 pub mod memory;
+pub mod mounts;
 pub mod objects;
 pub mod packs;
 pub mod sim;
+pub mod waiting;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

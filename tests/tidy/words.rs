@@ -68,7 +68,7 @@ const BANNED: &[Banned] = &[
         instead: "an option that the command line fills",
     },
     Banned {
-        text: "thread::sleep(",
+        text: concat!("thread::", "sleep("),
         // The kernel has no lock of a file that is waited for with an end.
         allowed_under: &[
             "engine/src/index/lock.rs",
@@ -130,6 +130,67 @@ fn dropped_matches(file: &TextFile) -> Vec<String> {
     faults
 }
 
+/// What makes a test count on the machine: how a line does it, the comment that says why it may,
+/// and what to do instead. Names are cut in two so that this file passes its own check.
+const HURRIES: &[(&str, &str, &str)] = &[
+    (
+        concat!("thread::", "sleep("),
+        "// sleeps: ",
+        "support/waiting.rs waits until something is so",
+    ),
+    (
+        concat!(".elap", "sed()"),
+        "// times: ",
+        "count what was done, or compare with PATIENCE, which only a test that fails waits for",
+    ),
+    (
+        concat!("\"lo", "op,"),
+        "// loop: ",
+        "support/mounts.rs, which frees the device before it goes on",
+    ),
+    (
+        concat!(",lo", "op"),
+        "// loop: ",
+        "support/mounts.rs, which frees the device before it goes on",
+    ),
+    (
+        concat!("\"lo", "op\""),
+        "// loop: ",
+        "support/mounts.rs, which frees the device before it goes on",
+    ),
+    (
+        concat!("\"lose", "tup\""),
+        "// loop: ",
+        "support/mounts.rs, which frees the device before it goes on",
+    ),
+];
+
+/// Finds what passes on an idle machine only, or leaves to the kernel when to free a device.
+fn hurries(file: &TextFile) -> Vec<String> {
+    let is_helper = ["tests/support/waiting.rs", "tests/support/mounts.rs"];
+    if file.is_product() || is_helper.contains(&&*file.path) || file.path.starts_with("benches/") {
+        return Vec::new();
+    }
+    let lines: Vec<&str> = file.text.lines().collect();
+    let mut faults = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        for (text, comment, instead) in HURRIES {
+            // A comment may take several lines; it stands above the statement.
+            let above = lines[..index].iter().rev();
+            let mut above = above.take_while(|line| line.trim_start().starts_with("//"));
+            let is_said = line.contains(comment) || above.any(|line| line.contains(comment));
+            let is_long = line.contains("PATIENCE") && !line.contains("sleep");
+            if line.contains(text) && !is_said && !is_long {
+                let (path, number) = (&file.path, index + 1);
+                faults.push(format!(
+                    "{path}:{number}: `{text}` without a line `{comment}why`; instead: {instead}"
+                ));
+            }
+        }
+    }
+    faults
+}
+
 fn machine_paths(file: &TextFile) -> Vec<String> {
     const FOLDERS: [&str; 2] = [concat!("/wo", "rk/"), concat!("/ro", "ot/")];
     let numbered = file.text.lines().enumerate();
@@ -184,4 +245,34 @@ fn no_file_names_a_machine() {
     );
     let sample = TextFile::sample("a.md", concat!("see /wo", "rk/x\n"));
     assert_eq!(machine_paths(&sample).len(), 1);
+}
+
+#[test]
+fn no_test_counts_on_an_idle_machine() {
+    assert_clean(&rust_files().iter().flat_map(hurries).collect::<Vec<_>>());
+    let sleep = concat!("    thread::sl", "eep(A_WHILE);\n");
+    let bad = [
+        sleep.to_owned(),
+        format!("    // Why?\n{sleep}"),
+        concat!("    assert!(begun.elap", "sed() < LIMIT);\n").to_owned(),
+        concat!("    tool(\"mount\", &[\"-o\", \"lo", "op,ro\"]);\n").to_owned(),
+        concat!("    tool(\"mount\", &[\"-o\", \"lo", "op\"]);\n").to_owned(),
+        concat!("    tool(\"mount\", &[\"-o\", \"ro,lo", "op\"]);\n").to_owned(),
+        concat!("    tool(\"lose", "tup\", &[]);\n").to_owned(),
+    ];
+    for text in &bad {
+        assert_eq!(
+            hurries(&TextFile::sample("tests/a.rs", text)).len(),
+            1,
+            "{text}"
+        );
+        assert_clean(&hurries(&TextFile::sample("engine/src/a.rs", text)));
+    }
+    let good = [
+        format!("    // sleeps: it is\n    // the subject.\n{sleep}"),
+        concat!("    assert!(begun.elap", "sed() < PATIENCE);\n").to_owned(),
+    ];
+    for text in &good {
+        assert_clean(&hurries(&TextFile::sample("tests/a.rs", text)));
+    }
 }

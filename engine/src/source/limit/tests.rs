@@ -114,7 +114,7 @@ fn reads_are_whole_and_in_no_less_time_than_they_must_take() -> Result<(), Sourc
             .into_iter()
             .try_for_each(|thread| thread.join().expect("it does not panic"))
     })?;
-    // Half a second's worth, and a quarter of a second may come at once.
+    // times: half a second's worth, and a quarter of a second may come at once; never sooner.
     assert!(started.elapsed() >= Duration::from_millis(240));
     let sizes: Vec<u64> = counted.try_iter().collect();
     assert_eq!(sizes.iter().sum::<u64>(), 500_000);
