@@ -365,6 +365,9 @@ fn usage_hint(error: &CliError) -> Option<&'static str> {
 fn repository_hint(error: &RepositoryError) -> Option<&'static str> {
     match error {
         RepositoryError::NoRepository { .. } => Some("`cairn init` makes a repository there"),
+        RepositoryError::NoPrivateFolder { .. } => {
+            Some("set XDG_CACHE_HOME or TMPDIR to a folder that can be written")
+        }
         RepositoryError::Protected(_) => Some("`cairn unprotect` ends that"),
         RepositoryError::NotEncrypted => Some(
             "do not trust it if you encrypted it; else leave CAIRN_PASSWORD and \
@@ -392,6 +395,14 @@ fn storage_hint(error: &StorageError) -> Option<&'static str> {
                  `cairn gc --grace 0`; what is stored already is used",
         ),
         StorageError::NotEmpty { .. } => Some("a repository needs a folder of its own"),
+        error @ StorageError::Unwritable { .. } if error.is_denied() => Some(
+            "its owner can give you the right to write; restore, ls, get, find, export, mount, \
+             verify, stats and diff need none",
+        ),
+        StorageError::Unwritable { .. } => Some(
+            "a failing disk makes the kernel do that (`dmesg` tells): restore, ls, get, find, \
+             export, mount, verify, stats and diff work all the same; to write, mount it writable",
+        ),
         _ => None,
     }
 }

@@ -9,6 +9,7 @@ use cairn_engine::id::SnapshotId;
 use cairn_engine::repository::reference::{SnapshotRef, SnapshotSummary};
 use cairn_engine::repository::{
     Access, Contents, OpenOptions, PutBack, Repository, RepositoryError, Snapshot, SnapshotList,
+    Unseen,
 };
 use cairn_engine::storage::{Folder, Name, SharedStorage, StorageError};
 use jiff::tz::TimeZone;
@@ -144,6 +145,9 @@ pub fn contents(
     command: &str,
 ) -> Result<Contents> {
     let contents = Contents::open(repository, access, command)?;
+    if let Some(why) = contents.why_unseen() {
+        context.warn(&unseen(why));
+    }
     let report = contents.index_report();
     if report.rebuilt {
         context.remark("the index was missing or damaged, and was rebuilt from the packs");
@@ -152,6 +156,21 @@ pub fn contents(
         context.remark(&format!("warning: pack {pack} cannot be read: {error}"));
     }
     Ok(contents)
+}
+
+/// Says what it means that a reader goes on without a session.
+fn unseen(why: Unseen) -> String {
+    let (why, who) = match why {
+        Unseen::ReadOnly => (
+            "the repository is on a read-only file system",
+            "Nothing can be deleted through it. A `cairn gc` that has another way to the same disk",
+        ),
+        Unseen::Denied => ("you may not write to the repository", "A `cairn gc`"),
+    };
+    format!(
+        "{why}, so nobody is told what is read here. {who} may take a snapshot meanwhile that \
+         somebody forgets; reading it then fails"
+    )
 }
 
 /// The snapshots of a repository, and how to find one.

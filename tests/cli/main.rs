@@ -32,6 +32,7 @@ mod mount;
 mod nbd_backup;
 mod parity;
 mod prune;
+mod readers;
 mod repair;
 mod repair_killed;
 mod resting;

@@ -16,6 +16,8 @@ pub const PASSPHRASE: &str = "correct horse battery staple";
 pub struct World {
     folder: tempfile::TempDir,
     pub passphrase: Option<&'static str>,
+    /// The user's cache folder, in this one.
+    pub cache: &'static str,
 }
 
 impl World {
@@ -25,6 +27,7 @@ impl World {
         Self {
             folder,
             passphrase: None,
+            cache: "cache",
         }
     }
 
@@ -60,7 +63,7 @@ impl World {
             .args(args)
             .current_dir(self.folder.path())
             .env("CAIRN_REPOSITORY", self.repository())
-            .env("XDG_CACHE_HOME", self.path("cache"))
+            .env("XDG_CACHE_HOME", self.path(self.cache))
             .env("TZ", "UTC")
             .env_remove("CAIRN_PASSWORD")
             .stdin(Stdio::null());

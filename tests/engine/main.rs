@@ -70,6 +70,7 @@ mod target_qcow2;
 mod target_raw;
 mod target_support;
 mod two_at_once;
+mod unseen_readers;
 mod verify_attribution;
 mod verify_errors;
 mod verify_in_turn;

@@ -42,6 +42,8 @@ pub struct Objects {
     reads: Mutex<Vec<(Name, u64)>>,
     lists: Mutex<usize>,
     moves: Mutex<VecDeque<(Moment, Packs)>>,
+    /// Why nobody can write, as a number of the system's.
+    unwritable: Mutex<Option<i32>>,
 }
 
 impl Objects {
@@ -64,6 +66,7 @@ impl Objects {
             reads: Mutex::default(),
             lists: Mutex::default(),
             moves: Mutex::default(),
+            unwritable: Mutex::default(),
         })
     }
 
@@ -71,6 +74,11 @@ impl Objects {
     pub fn break_range(&self, name: Name, range: Range<u64>, errno: i32) {
         let mut broken = self.broken.lock().expect("no thread panicked");
         broken.push((name, range, errno));
+    }
+
+    /// Lets nobody write from now on, for a reason that is a number of the system's.
+    pub fn refuse_writes(&self, errno: i32) {
+        *self.unwritable.lock().expect("no thread panicked") = Some(errno);
     }
 
     /// Makes everything readable again.
@@ -273,7 +281,13 @@ impl Storage for Objects {
     }
 
     fn open_session(&self, document: &[u8]) -> Result<Box<dyn Session>, StorageError> {
-        self.behind.open_session(document)
+        match *self.unwritable.lock().expect("no thread panicked") {
+            None => self.behind.open_session(document),
+            Some(errno) => Err(StorageError::Unwritable {
+                location: self.location(),
+                source: io::Error::from_raw_os_error(errno),
+            }),
+        }
     }
 
     fn sessions(&self) -> Result<Vec<SeenSession>, StorageError> {

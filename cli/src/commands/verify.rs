@@ -152,6 +152,10 @@ fn plain(
         cancel: &context.cancel()?,
     };
     let report = verify::verify(&contents, &snapshots.list, &options)?;
+    if contents.why_unseen().is_some() {
+        context.warn("that it was verified is not noted in the repository");
+        return Ok(report);
+    }
     let added = repository.add_verified(&snapshots.list, &report.whole, Timestamp::now());
     if let Err(error) = added {
         let error = one_line(&error.into());

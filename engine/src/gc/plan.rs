@@ -46,7 +46,7 @@ impl<'p, 'o> Planning<'p, 'o> {
         options: &'p GcOptions<'o>,
         report: &'p mut GcReport,
     ) -> Result<Self, GcError> {
-        let contents = Contents::open(repository, Access::Read(Vec::new()), "gc")?;
+        let contents = Contents::open(repository, Access::Upkeep, "gc")?;
         let sorters = sorters(&contents, options)?;
         // Packs first: what is published from here on is not in the list, and does not go.
         let mut census = Census::take(repository, options, &sorters)?;
@@ -192,7 +192,7 @@ impl<'p, 'o> Planning<'p, 'o> {
 pub(super) fn sorters(contents: &Contents, options: &GcOptions<'_>) -> Result<Sorters, GcError> {
     let folder = match &options.temp {
         Some(folder) => folder.clone(),
-        None => contents.temp_folder()?,
+        None => contents.temp_folder(),
     };
     Ok(Sorters {
         memory: options.memory,

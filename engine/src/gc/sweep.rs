@@ -53,7 +53,7 @@ impl Sweep<'_, '_> {
         self.repository.delete_plan(self.lock)?;
         if report.deleted_packs > 0 {
             // The index is a cache: where this fails, it is only larger than it has to be.
-            let contents = Contents::open(self.repository, Access::Read(Vec::new()), "gc");
+            let contents = Contents::open(self.repository, Access::Upkeep, "gc");
             drop(contents.and_then(|contents| contents.compact_index()));
         }
         Ok(())
@@ -67,7 +67,7 @@ impl Sweep<'_, '_> {
         condemned: &mut BTreeSet<PackId>,
         report: &mut GcReport,
     ) -> Result<(), GcError> {
-        let contents = Contents::open(self.repository, Access::Read(Vec::new()), "gc")?;
+        let contents = Contents::open(self.repository, Access::Upkeep, "gc")?;
         let sorters = sorters(&contents, self.options)?;
         let mut marked = mark(&contents, new.iter().copied(), self.options, &sorters)?;
         let mut census = Census::take(self.repository, self.options, &sorters)?;

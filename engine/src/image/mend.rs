@@ -265,14 +265,15 @@ impl Inner {
         let id = ContentId::from(chunk.id);
         reasons.extend(searched.unreachable.clone());
         let range = chunk.offset..chunk.end();
-        let error = Arc::new(match weightiest(reasons) {
+        let error = match weightiest(reasons) {
             None => RepositoryError::MissingChunk { chunk: id, range },
             Some(source) => RepositoryError::DamagedChunk {
                 chunk: id,
                 range,
                 source,
             },
-        });
+        };
+        let error = Arc::new(self.contents.verdict(error));
         // While a pack is out of reach, nobody can say that it has no copy.
         if error.is_damage() {
             let lost = Mended::Lost(Instant::now(), Arc::clone(&error));

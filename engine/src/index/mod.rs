@@ -42,8 +42,9 @@ pub trait PackFooters: Sync {
     /// Why a footer cannot be read.
     type Error: Send;
 
-    /// Returns every chunk of a pack with its place. The footer has been checked, and the folder
-    /// that holds the pack settled: what is built on it must survive a power cut.
+    /// Returns every chunk of a pack with its place. The footer has been checked, and where the
+    /// index may be written the folder that holds the pack is settled: what is built on it must
+    /// survive a power cut.
     fn places(&self, pack: PackId) -> Result<Vec<(ContentId, Place)>, Self::Error>;
 }
 
@@ -65,6 +66,11 @@ struct State {
 }
 
 impl Index {
+    /// Returns how it was opened.
+    pub(crate) fn options(&self) -> &IndexOptions {
+        &self.options
+    }
+
     /// Returns whether the index on disk has turned out to be damaged since it was opened. It will
     /// be built anew by the next writer.
     pub fn is_damaged(&self) -> bool {

@@ -10,10 +10,6 @@ use super::RepairError;
 /// could be thrown away: not while another process is adding to it.
 pub fn rebuild_index(repository: &Arc<Repository>) -> Result<bool, RepairError> {
     let is_discarded = Contents::discard_index(repository)?;
-    drop(Contents::open(
-        repository,
-        Access::Read(Vec::new()),
-        "repair",
-    )?);
+    drop(Contents::open(repository, Access::Upkeep, "repair")?);
     Ok(is_discarded)
 }

@@ -66,7 +66,7 @@ pub fn repair(
     documents::heal(repository, options, &mut report)?;
     report.absent = documents::absent(repository, options.donors)?;
     report.rebuilt_index = options.packs.is_none() && Contents::discard_index(repository)?;
-    let contents = Contents::open(repository, Access::Read(Vec::new()), "repair")?;
+    let contents = Contents::open(repository, Access::Upkeep, "repair")?;
     report.damaged = scan::scan(&contents, options, &mut report)?;
     parity::heal(repository, options, &mut report)?;
     if !report.damaged.is_empty() {

@@ -12,17 +12,17 @@ use std::sync::{Arc, PoisonError, RwLock};
 use jiff::Timestamp;
 
 use super::hot::HotPacks;
-use super::{Depth, Readings, Repository, RepositoryError};
+use super::presence::Presence;
+use super::{Depth, Readings, Repository, RepositoryError, Unseen};
 use crate::cache::Cache;
 use crate::chunker::ChunkRef;
 use crate::format::recipe::{EMPTY_LEAF, Node};
-use crate::format::session::SessionKind;
 use crate::id::{ContentId, NodeId, PackId, SessionId, SnapshotId};
 use crate::index::{Index, IndexError, IndexOptions, OpenReport, PackFooters, PackPrefix, Place};
 use crate::limits::MIB;
 use crate::pack::{FooterCache, PackError, PackReader, places_in, read_footer};
 use crate::recipe::{NodeError, NodeStore};
-use crate::storage::{Area, Name, Session, StorageError};
+use crate::storage::{Area, Name, StorageError};
 
 /// Memory for footers that were read lately.
 const FOOTERS_BYTES_MAX: usize = 24 * MIB as usize;
@@ -34,8 +34,11 @@ const NODES_BYTES_MAX: usize = 16 * MIB as usize;
 /// What a session is opened for.
 #[derive(Debug, Clone)]
 pub enum Access {
-    /// Reads the snapshots named: a collection treats them as roots.
+    /// Reads the snapshots named: a collection treats them as roots. Where nothing can be written,
+    /// it is read all the same, unseen by others.
     Read(Vec<SnapshotId>),
+    /// Reads for whoever moves or deletes what is stored.
+    Upkeep,
     /// Writes: a collection waits for it.
     Write,
 }
@@ -57,8 +60,10 @@ pub struct Contents {
     nodes: Cache<NodeId, Arc<Node>>,
     hot: HotPacks,
     empty_leaf: NodeId,
+    /// What was to be pinned.
+    pins: Vec<SnapshotId>,
     /// Dropped last: the index keeps private files in the session's folder.
-    session: Box<dyn Session>,
+    presence: Presence,
 }
 
 impl Contents {
@@ -70,21 +75,14 @@ impl Contents {
         access: Access,
         command: &str,
     ) -> Result<Self, RepositoryError> {
-        let storage = repository.storage();
-        let (kind, pins) = match &access {
-            Access::Read(pins) => (SessionKind::Reader, pins.clone()),
-            Access::Write => (SessionKind::Writer, Vec::new()),
-        };
-        let document = super::session_document(kind, command, pins)?;
-        let session = storage.open_session(&document)?;
-        storage.clear_dead_sessions()?;
-        let mut condemned: HashSet<PackPrefix> = match &access {
+        let presence = Presence::open(repository, &access, command)?;
+        let condemned: HashSet<PackPrefix> = match &access {
             Access::Write => repository
                 .condemned()?
                 .into_iter()
                 .map(PackPrefix::of)
                 .collect(),
-            Access::Read(_) => HashSet::new(),
+            Access::Read(_) | Access::Upkeep => HashSet::new(),
         };
         let packs = list_packs(repository)?;
         if let Access::Read(pins) = &access {
@@ -93,14 +91,10 @@ impl Contents {
         }
         let damaged = match &access {
             Access::Write => known_damage(repository, &packs),
-            Access::Read(_) => HashSet::new(),
+            Access::Read(_) | Access::Upkeep => HashSet::new(),
         };
-        // What is damaged is stored anew by whoever sees it again.
-        condemned.extend(&damaged);
-        let temp = repository.temp_folder(session.id())?;
-        let id = repository.config().repository_id;
-        let options = IndexOptions::new(repository.index_folder().to_owned(), temp, id);
-        let footers = FooterSource::to_build_on(repository);
+        let options = index_options(repository, &presence);
+        let footers = FooterSource::for_index(repository, &options);
         let (index, mut report) = Index::open(options, &packs, &footers)?;
         // A failed fsync ends all publishing. A writer that went on would take the packs that it
         // could not settle for damaged ones, and fail for a reason that is not the true one.
@@ -113,14 +107,14 @@ impl Contents {
         }
         Ok(Self {
             repository: Arc::clone(repository),
-            session,
-            condemned,
+            // What is damaged is stored anew by whoever sees it again.
+            condemned: &condemned | &damaged,
             damaged,
             packs: RwLock::new(packs.into()),
             index,
             report,
             footers: FooterCache::new(
-                storage.clone(),
+                repository.storage().clone(),
                 Arc::clone(repository.keys()),
                 FOOTERS_BYTES_MAX,
             ),
@@ -128,6 +122,11 @@ impl Contents {
             nodes: Cache::new(NODES_BYTES_MAX),
             hot: HotPacks::default(),
             empty_leaf: repository.keys().node_id(&EMPTY_LEAF),
+            pins: match access {
+                Access::Read(pins) => pins,
+                Access::Upkeep | Access::Write => Vec::new(),
+            },
+            presence,
         })
     }
 
@@ -138,7 +137,22 @@ impl Contents {
 
     /// Returns the session's id.
     pub fn session(&self) -> SessionId {
-        self.session.id()
+        self.presence.id()
+    }
+
+    /// Returns why others cannot see that this process reads, if they cannot.
+    pub fn why_unseen(&self) -> Option<Unseen> {
+        self.presence.why_unseen()
+    }
+
+    /// Returns what is wrong where content is not to be had: nobody minded a reader without a
+    /// session, and what it reads may have been forgotten and taken. That is no damage.
+    pub(crate) fn verdict(&self, error: RepositoryError) -> RepositoryError {
+        let gone = match self.why_unseen() {
+            Some(_) if error.is_damage() => self.repository.check_present(&self.pins).err(),
+            _ => None,
+        };
+        gone.unwrap_or(error)
     }
 
     /// Returns the index.
@@ -149,23 +163,18 @@ impl Contents {
     /// Rids the index on disk of what is about packs that are gone, where that is much.
     pub(crate) fn compact_index(&self) -> Result<(), RepositoryError> {
         let repository = &self.repository;
-        let id = repository.config().repository_id;
         let options = IndexOptions {
             compacts: true,
-            ..IndexOptions::new(
-                repository.index_folder().to_owned(),
-                self.temp_folder()?,
-                id,
-            )
+            ..index_options(repository, &self.presence)
         };
-        let footers = FooterSource::to_build_on(repository);
+        let footers = FooterSource::for_index(repository, &options);
         Index::open(options, &list_packs(repository)?, &footers)?;
         Ok(())
     }
 
     /// Returns the folder for the session's private files.
-    pub(crate) fn temp_folder(&self) -> Result<PathBuf, RepositoryError> {
-        self.repository.temp_folder(self.session())
+    pub(crate) fn temp_folder(&self) -> PathBuf {
+        self.presence.temp().to_owned()
     }
 
     /// Returns what opening the index met: packs taken in, dropped, and unreadable ones.
@@ -278,7 +287,8 @@ impl Contents {
         let bytes = self.content(id.into(), |bytes| {
             self.repository.keys().node_id(bytes).into()
         });
-        self.decoded(id, &bytes?.ok_or(RepositoryError::MissingNode(id))?)
+        let bytes = bytes.and_then(|bytes| bytes.ok_or(RepositoryError::MissingNode(id)));
+        self.decoded(id, &bytes.map_err(|error| self.verdict(error))?)
     }
 
     /// Returns the recipe node at a place, checked against its id.
@@ -399,6 +409,21 @@ fn known_damage(repository: &Repository, packs: &[PackId]) -> HashSet<PackPrefix
     damaged.copied().map(PackPrefix::of).collect()
 }
 
+/// Returns how the index is opened. Who may not write inside a repository leaves the index alone
+/// that lies there, and where a file system is read-only nobody can tell what is durable.
+fn index_options(repository: &Repository, presence: &Presence) -> IndexOptions {
+    let (folder, temp) = (repository.index_folder(), presence.temp());
+    let id = repository.config().repository_id;
+    IndexOptions {
+        writable: match presence.why_unseen() {
+            None => true,
+            Some(Unseen::Denied) => !repository.is_index_inside(),
+            Some(Unseen::ReadOnly) => false,
+        },
+        ..IndexOptions::new(folder.to_owned(), temp.to_owned(), id)
+    }
+}
+
 /// Lists the packs.
 pub(super) fn list_packs(repository: &Repository) -> Result<Vec<PackId>, RepositoryError> {
     let listed = repository.storage().list(Area::Packs)?.into_iter();
@@ -431,11 +456,12 @@ pub(super) struct FooterSource<'a> {
 }
 
 impl<'a> FooterSource<'a> {
-    /// For what the index is to know of packs that it does not know.
-    pub(super) fn to_build_on(repository: &'a Repository) -> Self {
+    /// For what the index is to know of packs that it does not know. What is kept for others is
+    /// made durable first; what is not is only looked at.
+    pub(super) fn for_index(repository: &'a Repository, options: &IndexOptions) -> Self {
         Self {
             repository,
-            settles: true,
+            settles: options.writable,
         }
     }
 

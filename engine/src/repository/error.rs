@@ -1,6 +1,7 @@
 //! Why a repository could not be used.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::crypto::UnlockError;
@@ -112,6 +113,14 @@ pub enum RepositoryError {
         range: Range<u64>,
         /// What is wrong with its pack, or why that cannot be reached.
         source: Arc<PackError>,
+    },
+    /// A reader without a session has nowhere to keep its private files.
+    #[error("cannot make {folder}, a folder for temporary files")]
+    NoPrivateFolder {
+        /// Where it was tried last.
+        folder: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
     },
     /// A snapshot went away while it was being opened.
     #[error("snapshot {0} is not there any more")]

@@ -174,14 +174,18 @@ impl Contents {
                 Ok(Some(bytes)) if bytes.len() == chunk.len as usize => {
                     sink(chunk.offset, &bytes)?;
                 }
-                Ok(_) => return Err(RepositoryError::MissingChunk { chunk: id, range }.into()),
+                Ok(_) => {
+                    let missing = RepositoryError::MissingChunk { chunk: id, range };
+                    return Err(self.verdict(missing).into());
+                }
                 Err(RepositoryError::Pack(source)) => {
-                    return Err(RepositoryError::DamagedChunk {
+                    let source = Arc::new(source);
+                    let damaged = RepositoryError::DamagedChunk {
                         chunk: id,
                         range,
-                        source: Arc::new(source),
-                    }
-                    .into());
+                        source,
+                    };
+                    return Err(self.verdict(damaged).into());
                 }
                 Err(error) => return Err(error.into()),
             }

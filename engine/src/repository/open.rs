@@ -249,6 +249,11 @@ impl Repository {
         open_session(&*self.storage, command)
     }
 
+    /// Returns whether its index lies inside of it, for all clients.
+    pub(super) fn is_index_inside(&self) -> bool {
+        matches!(self.temp, Temp::Session(_))
+    }
+
     /// Returns the folder of its index.
     pub fn index_folder(&self) -> &Path {
         &self.index_folder

@@ -111,7 +111,7 @@ impl Contents {
         let listed = list_packs(self.repository())?;
         let known = self.packs();
         let known: HashSet<&PackId> = known.iter().collect();
-        let footers = FooterSource::to_build_on(self.repository());
+        let footers = FooterSource::for_index(self.repository(), self.index().options());
         let mut failure = None;
         let mut packs = listed.clone();
         packs.retain(|pack| {

@@ -107,6 +107,10 @@ pub trait Storage: Send + Sync {
     /// are dropped, or its process ends, however it ends.
     ///
     /// `document` is what others read of it (see `format::session`).
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Unwritable`] where nothing can be written: who only reads can go on without.
     fn open_session(&self, document: &[u8]) -> Result<Box<dyn Session>, StorageError>;
 
     /// Returns the sessions that are visible now, with whether someone is still at work there.
@@ -130,7 +134,8 @@ pub trait Storage: Send + Sync {
     fn release_reserve(&self) -> Result<bool, StorageError>;
 
     /// Removes what dead sessions left: their session files and unfinished uploads. Returns how
-    /// many there were. Never touches a session that is alive.
+    /// many there were. Never touches a session that is alive. What this user may not touch stays,
+    /// for somebody who may.
     fn clear_dead_sessions(&self) -> Result<usize, StorageError>;
 }
 

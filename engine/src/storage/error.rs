@@ -28,6 +28,14 @@ pub enum StorageError {
         /// The object, as a path.
         object: String,
     },
+    /// This process may not write: the file system is read-only, or the user has no right to.
+    #[error("nothing can be written to {location}")]
+    Unwritable {
+        /// The folder.
+        location: String,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// There is no such object.
     #[error("{0} is not there")]
     NotFound(Name),
@@ -98,9 +106,20 @@ impl StorageError {
         ) || self.is_errno(&[Errno::IO])
     }
 
+    /// Returns whether the system refused because nothing can be written: a file system that is
+    /// read-only, or a lack of rights.
+    pub(super) fn is_unwritable(&self) -> bool {
+        self.is_errno(&[Errno::ROFS, Errno::ACCESS, Errno::PERM])
+    }
+
+    /// Returns whether the user may not, as against cannot.
+    pub fn is_denied(&self) -> bool {
+        self.is_errno(&[Errno::ACCESS, Errno::PERM])
+    }
+
     fn is_errno(&self, known: &[Errno]) -> bool {
         match self {
-            Self::Io { source, .. } => source
+            Self::Io { source, .. } | Self::Unwritable { source, .. } => source
                 .raw_os_error()
                 .is_some_and(|errno| known.iter().any(|known| known.raw_os_error() == errno)),
             _ => false,

@@ -164,6 +164,17 @@ impl<F: FileSystem> Folder<F> {
         })
     }
 
+    /// Says of the whole folder what showed at a session's file.
+    fn unwritable(&self, error: StorageError) -> StorageError {
+        match error {
+            StorageError::Io { source, .. } => StorageError::Unwritable {
+                location: self.location(),
+                source,
+            },
+            error => error,
+        }
+    }
+
     fn begin(&self, id: SessionId) -> Result<Draft<F>, StorageError> {
         self.publisher.begin(self.session(id)?)
     }
@@ -332,6 +343,7 @@ impl<F: FileSystem> Storage for Folder<F> {
             Err(StorageError::NoSpace { .. }) if self.release_reserve()? => {
                 SessionLock::start(&self.fs, document)?
             }
+            Err(error) if error.is_unwritable() => return Err(self.unwritable(error)),
             started => started?,
         };
         let session = Arc::new(session);
@@ -347,7 +359,10 @@ impl<F: FileSystem> Storage for Folder<F> {
     }
 
     fn lock_collection(&self) -> Result<CollectionLock, StorageError> {
-        let failed = |err| StorageError::from_io("lock", COLLECTION_LOCK, err);
+        let failed = |err| match StorageError::from_io("lock", COLLECTION_LOCK, err) {
+            error if error.is_unwritable() => self.unwritable(error),
+            error => error,
+        };
         let file = match self.fs.open(COLLECTION_LOCK) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
                 self.publisher.ensure_folder(GC)?;

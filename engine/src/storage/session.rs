@@ -174,7 +174,8 @@ pub(super) fn clear_dead<F: FileSystem>(fs: &F) -> Result<usize, StorageError> {
     let mut cleared = 0;
     for id in listed(fs)? {
         let path = file_of(id);
-        cleared += usize::from(clear_if_dead(fs, &path, || remove_folder(fs, &drafts(id)))?);
+        let done = clear_if_dead(fs, &path, || remove_folder(fs, &drafts(id)));
+        cleared += usize::from(allowed(done)?);
     }
     // Listed only now: by rule 2 the folder of a session that is in `locks/` is its own matter.
     let entries = fs
@@ -184,10 +185,10 @@ pub(super) fn clear_dead<F: FileSystem>(fs: &F) -> Result<usize, StorageError> {
         let path = format!("{TMP}/{}", entry.name);
         let done = match (entry.kind, entry.name.strip_suffix(STARTING)) {
             (EntryKind::File, Some(id)) if id.parse::<SessionId>().is_ok() => {
-                clear_if_dead(fs, &path, || Ok(()))?
+                allowed(clear_if_dead(fs, &path, || Ok(())))?
             }
             (EntryKind::Folder, None) => match entry.name.parse() {
-                Ok(id) => clear_orphan(fs, id)?,
+                Ok(id) => allowed(clear_orphan(fs, id))?,
                 Err(_) => false,
             },
             _ => false,
@@ -195,6 +196,14 @@ pub(super) fn clear_dead<F: FileSystem>(fs: &F) -> Result<usize, StorageError> {
         cleared += usize::from(done);
     }
     Ok(cleared)
+}
+
+/// Passes over what this user may not clear: another's, which stays for somebody who may.
+fn allowed(cleared: Result<bool, StorageError>) -> Result<bool, StorageError> {
+    match cleared {
+        Err(error) if error.is_unwritable() => Ok(false),
+        cleared => cleared,
+    }
 }
 
 /// Removes a session file that nobody holds, after what belongs to it.
