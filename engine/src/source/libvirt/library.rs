@@ -1,10 +1,11 @@
-//! libvirt's client library, loaded when a domain is asked for and not before: whoever restores on a
-//! rescue system has none.
+//! libvirt's client library, loaded when a domain is asked for and not before: whoever restores on
+//! a rescue system has none.
 //!
-//! The `virt` crate calls libvirt's functions by name, as things that are linked. This module defines
-//! those names: each is a jump to where the library's own function turned out to be. So nothing is
-//! left for the linker to look for in `libvirt.so`, and the program starts without it. A call that is
-//! not in the list below is linked as ever, and the test `bare_root` says that it is missing here.
+//! The `virt` crate calls libvirt's functions by name, as things that are linked. This module
+//! defines those names: each is a jump to where the library's own function turned out to be. So
+//! nothing is left for the linker to look for in `libvirt.so`, and the program starts without it. A
+//! call that is not in the list below is linked as ever, and the test `bare_root` says that it is
+//! missing here.
 
 #![expect(unsafe_code, reason = "functions are found by name and jumped to")]
 
@@ -60,8 +61,8 @@ mod implementation {
                 [const { AtomicPtr::new(not_loaded as *mut ()) }; FUNCTIONS.len()];
 
             $(
-                // SAFETY: a jump changes neither stack nor arguments, so the function there sees the
-                // call as it was made; until it is loaded that is `not_loaded`, which takes none.
+                // SAFETY: a jump changes neither stack nor arguments, so the function there sees
+                // the call as it was made; at first that is `not_loaded`, which takes none.
                 #[unsafe(naked)]
                 // SAFETY: nothing else here defines libvirt's names; the library itself, when it is
                 // loaded, finds its own first, or these, which lead to its own.
@@ -98,10 +99,10 @@ mod implementation {
         virDomainGetBlockJobInfo, virDomainGetJobStats, virDomainGetName, virDomainGetState,
         virDomainGetUUIDString, virDomainGetXMLDesc, virDomainHasManagedSaveImage,
         virDomainIsPersistent, virDomainListAllCheckpoints, virDomainLookupByName,
-        virDomainLookupByUUIDString, virDomainQemuAgentCommand, virDomainRestoreFlags, virDomainResume,
-        virDomainScreenshot, virDomainSnapshotCreateXML, virDomainSnapshotFree, virDomainSuspend,
-        virDomainUndefineFlags, virEventRegisterDefaultImpl, virEventRunDefaultImpl, virGetLastError,
-        virSetErrorFunc, virStoragePoolFree, virStoragePoolGetXMLDesc, virStoragePoolLookupByName,
+        virDomainLookupByUUIDString, virDomainQemuAgentCommand, virDomainRestoreFlags,
+        virDomainResume, virDomainScreenshot, virDomainSnapshotCreateXML, virDomainSnapshotFree, virDomainSuspend,
+        virDomainUndefineFlags, virEventRegisterDefaultImpl, virEventRunDefaultImpl,
+        virGetLastError, virSetErrorFunc, virStoragePoolFree, virStoragePoolGetXMLDesc, virStoragePoolLookupByName,
         virStoragePoolRefresh, virStreamEventRemoveCallback, virStreamFinish, virStreamFree,
         virStreamNew, virStreamRecv,
     }
@@ -109,8 +110,8 @@ mod implementation {
     /// The libraries, and what only the second has.
     const LIBRARIES: [&str; 2] = ["libvirt.so.0", "libvirt-qemu.so.0"];
 
-    /// Stands in each place until the library is loaded. A [`super::super::Connection`] loads it, and
-    /// nothing can be called without one.
+    /// Stands in each place until the library is loaded. A [`super::super::Connection`] loads it,
+    /// and nothing can be called without one.
     extern "C" fn not_loaded() {
         std::process::abort()
     }
