@@ -11,6 +11,8 @@ mod licences;
 mod listings;
 #[path = "tidy/shape.rs"]
 mod shape;
+#[path = "tidy/threads.rs"]
+mod threads;
 #[path = "tidy/tree.rs"]
 mod tree;
 #[path = "tidy/words.rs"]
