@@ -13,6 +13,8 @@ mod listings;
 mod pipes;
 #[path = "tidy/shape.rs"]
 mod shape;
+#[path = "tidy/threads.rs"]
+mod threads;
 #[path = "tidy/tree.rs"]
 mod tree;
 #[path = "tidy/words.rs"]

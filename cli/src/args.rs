@@ -79,9 +79,69 @@ mod tests {
 
     use super::*;
 
+    /// Each command with those below it, hidden ones too.
+    fn all(command: &mut clap::Command, each: &mut impl FnMut(&mut clap::Command)) {
+        each(command);
+        for below in command.get_subcommands_mut() {
+            all(below, each);
+        }
+    }
+
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_has_two_options_of_one_name() {
+        let mut command = Cli::command();
+        command.build();
+        let mut commands = 0;
+        all(&mut command, &mut |command| {
+            let name = command.get_name().to_owned();
+            let ids = command.get_arguments().map(|arg| arg.get_id().clone());
+            let mut seen = std::collections::HashSet::new();
+            for id in ids {
+                assert!(seen.insert(id.clone()), "{name}: {id} is there twice");
+            }
+            assert!(!command.render_long_help().to_string().is_empty());
+            commands += 1;
+        });
+        assert!(commands > 30, "{commands}");
+    }
+
+    /// The words of an example, without what a shell does with its output and without remarks.
+    fn words(example: &str) -> Vec<String> {
+        let line = example.trim();
+        let line = line.split("  ").next().unwrap_or(line);
+        let line = line.split(['>', '|']).next().unwrap_or(line);
+        // What stands in quotes is one word.
+        let parts = line.split('\'').enumerate();
+        let words = parts.flat_map(|(number, part)| match number % 2 {
+            0 => part.split_whitespace().collect(),
+            _ => vec![part],
+        });
+        words.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_example_is_taken() {
+        let mut command = Cli::command();
+        command.build();
+        let mut examples = Vec::new();
+        all(&mut command, &mut |command| {
+            let help = command.render_long_help().to_string();
+            let (_, text) = help.split_once("Examples:\n").unwrap_or_default();
+            let lines = text.lines().filter(|line| line.starts_with("  cairn "));
+            examples.extend(lines.map(str::to_owned));
+        });
+        assert!(examples.len() > 60, "{}", examples.len());
+        for example in examples {
+            if let Err(error) = Cli::try_parse_from(words(&example)) {
+                let is_help = error.kind() == clap::error::ErrorKind::DisplayHelp;
+                assert!(is_help, "{example}: {error}");
+            }
+        }
     }
 
     #[test]

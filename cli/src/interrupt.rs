@@ -3,13 +3,13 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::thread;
 
 use cairn_engine::progress::Cancel;
+use cairn_engine::threads::Joined;
 use cairn_nbd_export::stop::Stop;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{Handle, Signals};
 
 use crate::exit::Outcome;
 
@@ -20,7 +20,8 @@ use crate::exit::Outcome;
 pub fn install(cancel: &Cancel) -> io::Result<()> {
     let interrupted = Arc::new(AtomicBool::new(false));
     // Handlers run in the order of their registration, so the first SIGINT finds this unset. What
-    // the process leaves behind when it ends here is what kill -9 leaves: nothing published.
+    // the process leaves behind when it ends here is what kill -9 leaves: nothing published. It
+    // ends by `_exit`, which destroys no statics below the threads that are at work.
     let code = i32::from(Outcome::Interrupted as u8);
     flag::register_conditional_shutdown(SIGINT, code, Arc::clone(&interrupted))?;
     flag::register(SIGINT, interrupted)?;
@@ -30,19 +31,42 @@ pub fn install(cancel: &Cancel) -> io::Result<()> {
     Ok(())
 }
 
+/// A thread that waits for signals. It ends when this is dropped; signals do nothing then.
+#[must_use = "it ends when it is dropped"]
+pub struct Listening {
+    handle: Handle,
+    thread: Option<Joined>,
+}
+
+impl Listening {
+    /// Calls `each` for every SIGINT, SIGTERM and SIGHUP from now on.
+    pub fn start(mut each: impl FnMut() + Send + 'static) -> io::Result<Self> {
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let handle = signals.handle();
+        let listen = move || signals.forever().for_each(|_| each());
+        Ok(Self {
+            handle,
+            thread: Some(Joined::start("signals", listen)?),
+        })
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.handle.close();
+        drop(self.thread.take());
+    }
+}
+
 /// Lets SIGINT, SIGTERM and SIGHUP stop a server from now on. That is how it is meant to end; only
 /// a second SIGINT ends the process at once.
-pub fn stop_on_signals(stop: &Stop) -> io::Result<()> {
+pub fn stop_on_signals(stop: &Stop) -> io::Result<Listening> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let code = i32::from(Outcome::Interrupted as u8);
     flag::register_conditional_shutdown(SIGINT, code, Arc::clone(&interrupted))?;
     flag::register(SIGINT, interrupted)?;
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     let stop = stop.clone();
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || signals.forever().for_each(|_| stop.stop()))?;
-    Ok(())
+    Listening::start(move || stop.stop())
 }
 
 /// Lets SIGINT, SIGTERM and SIGHUP do nothing from now on: the process ends by what it waits for.

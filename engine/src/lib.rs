@@ -10,6 +10,7 @@ pub mod limits;
 pub mod pool;
 pub mod progress;
 pub mod spill;
+pub mod threads;
 
 pub mod chunker;
 pub mod compress;

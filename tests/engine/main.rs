@@ -30,6 +30,7 @@ mod guest_truth;
 mod guest_xfs;
 mod image;
 mod image_damage;
+mod image_exit;
 mod image_memory;
 mod incremental_equals_full;
 mod index_concurrent;

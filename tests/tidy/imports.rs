@@ -9,7 +9,7 @@ use crate::tree::{TextFile, rust_files};
 /// the modules of one layer must not import one another in a circle.
 const LAYERS: &[&[&str]] = &[
     &[
-        "cache", "extent", "id", "limits", "pool", "progress", "spill", "sys",
+        "cache", "extent", "id", "limits", "pool", "progress", "spill", "sys", "threads",
     ],
     &["chunker", "compress", "crypto", "format"],
     &["index", "storage"],

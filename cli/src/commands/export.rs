@@ -156,7 +156,7 @@ pub fn run(args: &ExportArgs, context: &Context) -> Result<Outcome> {
     let server = Server::new(exports, args.options(context)?, logger(context))
         .context("cannot start the server")?;
     let stop = Stop::new().context("cannot start the server")?;
-    interrupt::stop_on_signals(&stop).context("cannot handle signals")?;
+    let _signals = interrupt::stop_on_signals(&stop).context("cannot handle signals")?;
     if let Some(report) = report {
         context.print(&report)?;
     }

@@ -68,7 +68,8 @@ pub fn run(args: &MountArgs, context: &Context) -> Result<Outcome> {
     }
     let stays = args.background && background::is_the_one_that_stays();
     if args.background && !stays {
-        // Its errors, its hints and its remarks were said by the process that stays, or ended.
+        // Its errors, its hints and its remarks were said by the process that stays, or ended. This
+        // one has opened nothing and has no threads.
         process::exit(background::start()?.into());
     }
     let directory = place::to_mount_at(&args.directory)?;

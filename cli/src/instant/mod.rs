@@ -7,5 +7,5 @@ mod watcher;
 
 pub use begin::{Begin, begin, group_of_qemu};
 pub use exporter::ExportProcess;
-pub use places::Places;
+pub use places::{Places, StateArgs};
 pub use watcher::{finish, start_watcher, stop_watcher, watch};

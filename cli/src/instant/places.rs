@@ -5,12 +5,19 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use cairn_engine::domain::instant::StateFolder;
 
-/// Folders, as they may be typed.
+/// The folder for what must last, as it may be typed.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Places {
+pub struct StateArgs {
     /// Folder for what must outlive a reboot [default: /var/lib/cairn; of a user: in the home]
     #[arg(long, global = true, value_name = "DIR", env = "CAIRN_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
+}
+
+/// Folders, as they may be typed.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Places {
+    #[command(flatten)]
+    pub state: StateArgs,
 
     /// Folder for sockets [default: /run/cairn; of a user: $XDG_RUNTIME_DIR/cairn]
     #[arg(long, global = true, value_name = "DIR", env = "CAIRN_RUN_DIR")]
@@ -26,7 +33,7 @@ fn named(variable: &str) -> Option<PathBuf> {
 impl Places {
     fn state(&self) -> Result<PathBuf> {
         let is_root = rustix::process::geteuid().is_root();
-        let folder = match &self.state_dir {
+        let folder = match &self.state.state_dir {
             Some(folder) => folder.clone(),
             None if is_root => PathBuf::from("/var/lib/cairn"),
             None => {

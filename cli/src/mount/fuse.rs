@@ -5,9 +5,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, SystemTime};
 
+use cairn_engine::threads::Joined;
 use cairn_nbd_export::disk::{Disk, DiskError};
 use fuser::{
     Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
@@ -37,6 +38,31 @@ pub struct VolumeFile {
     pub disk: Arc<dyn Disk>,
 }
 
+/// The threads that answer the kernel. Dropped, it waits for all of them: until the file system is
+/// unmounted and nobody uses it, or its connection is broken off.
+#[derive(Debug)]
+pub struct Fuse {
+    /// The thread that waits for the others.
+    thread: Option<Joined>,
+    /// Disconnected once the last of them has let go of the volumes.
+    let_go: Receiver<()>,
+}
+
+impl Fuse {
+    /// Waits a while for the threads, and returns whether they have ended.
+    pub fn ends_within(&self, time: Duration) -> bool {
+        self.let_go.recv_timeout(time) == Err(RecvTimeoutError::Disconnected)
+    }
+}
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        drop(self.thread.take());
+        // Where one of them failed, the library does not wait for the others.
+        let _: Result<(), mpsc::RecvError> = self.let_go.recv();
+    }
+}
+
 /// Mounts a folder of `files` at `folder`, and answers the kernel in `threads` threads until it is
 /// unmounted; then calls `at_end`.
 pub fn serve(
@@ -44,7 +70,7 @@ pub fn serve(
     folder: &Path,
     threads: usize,
     at_end: impl FnOnce() + Send + 'static,
-) -> io::Result<JoinHandle<()>> {
+) -> io::Result<Fuse> {
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName("cairn".to_owned()),
@@ -53,24 +79,30 @@ pub fn serve(
         MountOption::NoExec,
     ];
     config.n_threads = Some(threads);
+    let (held, let_go) = mpsc::channel();
     let volumes = Volumes {
         files,
         failures: AtomicU32::new(0),
+        _held: held,
     };
     let session = Session::new(volumes, folder, &config)?;
-    thread::Builder::new()
-        .name("fuse".to_owned())
-        .spawn(move || {
-            if let Err(error) = session.run() {
-                eprintln!("warning: the volumes are served no longer: {error}");
-            }
-            at_end();
-        })
+    let thread = Joined::start("fuse", move || {
+        if let Err(error) = session.run() {
+            eprintln!("warning: the volumes are served no longer: {error}");
+        }
+        at_end();
+    })?;
+    Ok(Fuse {
+        thread: Some(thread),
+        let_go,
+    })
 }
 
 struct Volumes {
     files: Vec<VolumeFile>,
     failures: AtomicU32,
+    /// Goes with the volumes, and after them.
+    _held: Sender<()>,
 }
 
 impl Volumes {

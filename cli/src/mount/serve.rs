@@ -3,22 +3,24 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::low_level::exit;
 
 use super::error::MountError;
 use super::file_systems::{self, Content, FileSystem};
-use super::fuse::{self, VolumeFile};
+use super::fuse::{self, Fuse, VolumeFile};
 use super::loop_device::LoopDevice;
 use super::run_folder::RunFolder;
 use super::teardown;
 use super::volumes::{Skipped, Volume, Volumes};
+use crate::exit::Outcome;
+use crate::interrupt::Listening;
 
 /// How often to look whether someone unmounted everything without telling us.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long reads under way may take once their users are cut off.
+const CUT_OFF_WITHIN: Duration = Duration::from_secs(10);
 /// The kernel asks for one thing at a time in most cases; more threads help read-ahead.
 const FUSE_THREADS_MIN: usize = 2;
 const FUSE_THREADS_MAX: usize = 8;
@@ -36,24 +38,21 @@ enum Event {
 pub struct Events {
     sender: Sender<Event>,
     receiver: Receiver<Event>,
+    _signals: Listening,
 }
 
 impl Events {
     /// Takes SIGINT, SIGTERM and SIGHUP over.
     pub fn install() -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel();
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
         let forward = sender.clone();
-        thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(move || {
-                for _ in signals.forever() {
-                    if forward.send(Event::Stop).is_err() {
-                        return;
-                    }
-                }
-            })?;
-        Ok(Self { sender, receiver })
+        // Nobody listens any more where the mount is gone.
+        let signals = Listening::start(move || drop(forward.send(Event::Stop)))?;
+        Ok(Self {
+            sender,
+            receiver,
+            _signals: signals,
+        })
     }
 
     /// Fails if someone asked to stop meanwhile.
@@ -92,7 +91,7 @@ pub struct MountedVolume {
 pub struct Mounted {
     run: RunFolder,
     events: Events,
-    fuse: Option<JoinHandle<()>>,
+    fuse: Option<Fuse>,
     /// What is mounted.
     pub volumes: Vec<MountedVolume>,
     /// What is not.
@@ -247,7 +246,7 @@ impl Mounted {
             match self.events.receiver.recv_timeout(LOOK_EVERY) {
                 Ok(Event::FuseEnded) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(Event::Stop) if is_leaving => {
-                    self.cut_off()?;
+                    self.cut_off(Outcome::Interrupted, remark)?;
                     return Err(MountError::Interrupted);
                 }
                 Ok(Event::Stop) => is_leaving = !self.leave(remark)?,
@@ -279,20 +278,32 @@ impl Mounted {
         }
     }
 
-    /// Leaves users that do not end to their fate: their reads fail when this process is gone.
-    fn cut_off(&mut self) -> Result<(), MountError> {
-        teardown::cut_off(&self.run)?;
-        // The threads would go on as long as there are users.
-        drop(self.fuse.take());
-        self.run.remove()
+    /// Leaves users that do not end to their fate: their reads fail from now on. `outcome` is that
+    /// of the process where it must end at once.
+    fn cut_off(
+        &mut self,
+        outcome: Outcome,
+        remark: &mut dyn FnMut(&str),
+    ) -> Result<(), MountError> {
+        let cut = teardown::cut_off(&self.run);
+        if self
+            .fuse
+            .as_ref()
+            .is_some_and(|fuse| !fuse.ends_within(CUT_OFF_WITHIN))
+        {
+            // A thread waits for the repository's disk. The process must not end below it in good
+            // order: what RocksDB keeps in statics would be destroyed while it may be asked.
+            remark("a read from the repository does not end; the process ends without it");
+            drop(self.run.remove());
+            exit(outcome as i32);
+        }
+        cut?;
+        self.finish()
     }
 
-    /// Ends what runs in this process, and removes the run folder.
+    /// Waits for what runs in this process, and removes the run folder.
     fn finish(&mut self) -> Result<(), MountError> {
-        if let Some(fuse) = self.fuse.take() {
-            // It has no result; a panic was printed.
-            drop(fuse.join());
-        }
+        drop(self.fuse.take());
         self.run.remove()
     }
 }
@@ -305,7 +316,8 @@ impl Drop for Mounted {
         if teardown::take_down(&self.run).is_err() {
             // Someone was quick to use it, or it hangs: then at least it ends with its users.
             drop(teardown::detach(&self.run));
-            drop(self.cut_off());
+            let mut say = |text: &str| eprintln!("warning: {text}");
+            drop(self.cut_off(Outcome::Failed, &mut say));
         } else {
             drop(self.finish());
         }

@@ -81,9 +81,10 @@ pub fn is_unused(run: &RunFolder) -> bool {
     devices_left(run).is_empty()
 }
 
-/// Ends the FUSE file system even though it is in use: its users get errors.
+/// Ends the FUSE file system even though it is in use: its users get errors, and who serves it sees
+/// its end. Forced, the kernel breaks the connection off; lazily, it goes out of sight.
 pub fn cut_off(run: &RunFolder) -> Result<(), MountError> {
-    end_fuse(run, &["--lazy"])
+    end_fuse(run, &["--force", "--lazy"])
 }
 
 fn devices_left(run: &RunFolder) -> Vec<PathBuf> {

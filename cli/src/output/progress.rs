@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use cairn_engine::progress::Progress;
+use cairn_engine::threads::Joined;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{size, time};
@@ -17,7 +17,7 @@ const MEMORY_S: f64 = 5.0;
 
 /// A line that shows an operation's progress until it is dropped.
 pub struct Meter {
-    running: Option<(Sender<()>, JoinHandle<()>)>,
+    running: Option<(Sender<()>, Joined)>,
 }
 
 impl Meter {
@@ -40,7 +40,7 @@ impl Meter {
             }
             bar.finish_and_clear();
         };
-        let thread = thread::Builder::new().name("meter".to_owned()).spawn(draw);
+        let thread = Joined::start("meter", draw);
         // Without a thread to draw it there is no meter, and the work goes on.
         Self {
             running: thread.ok().map(|thread| (stop, thread)),
@@ -52,8 +52,7 @@ impl Drop for Meter {
     fn drop(&mut self) {
         if let Some((stop, thread)) = self.running.take() {
             drop(stop);
-            // A meter that panicked has said so itself.
-            drop(thread.join());
+            drop(thread);
         }
     }
 }

@@ -4,14 +4,15 @@
 //! with its own connection to libvirt, is armed before the guest is frozen. It lets the guest go on
 //! when its pipe ends, or when too much time has passed, and tries until that is certain.
 
-use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, after, bounded};
+use crossbeam_channel::after;
 
 use super::DomainError;
+use super::pipe::Reading;
 use super::run_folder::tell;
 use crate::source::libvirt::{Connection, Domain, DomainState};
 
@@ -25,6 +26,8 @@ const AGENT_SECONDS: i32 = 5;
 const RETRY: Duration = Duration::from_secs(1);
 const READY: &str = "ready";
 const DONE: &str = "done\n";
+/// Longest word between a guard and whoever armed it.
+const WORD_LEN_MAX: usize = 64;
 
 /// How the guest is to be held still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -126,21 +129,13 @@ impl Guard {
         let (Some(pipe), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(failed("the guard has no pipes".to_owned()));
         };
-        let (ready, is_ready) = bounded(1);
-        std::thread::spawn(move || {
-            let mut line = String::new();
-            let read = BufReader::new(output).read_line(&mut line).is_ok();
-            // Nobody waits any more where the guard took too long.
-            let _sent = ready.send(read && line.trim() == READY);
-        });
-        match is_ready.recv_timeout(READY_MAX) {
-            Ok(true) => Ok(Self { child, pipe }),
-            _ => {
-                drop(child.kill());
-                drop(child.wait());
-                Err(failed("its guard cannot reach libvirt".to_owned()))
-            }
+        let word = Reading::new(Some(output), WORD_LEN_MAX).line(READY_MAX);
+        if word.is_some_and(|word| word.trim() == READY) {
+            return Ok(Self { child, pipe });
         }
+        drop(child.kill());
+        drop(child.wait());
+        Err(failed("its guard cannot reach libvirt".to_owned()))
     }
 
     /// Sends the guard home: the guest runs.
@@ -253,21 +248,15 @@ pub fn guard(
     uri: &str,
     uuid: &str,
     held: Held,
-    input: impl std::io::Read + Send + 'static,
+    input: impl AsFd,
     say: impl FnOnce(&str),
 ) -> Result<(), DomainError> {
     let connection = Connection::open(Some(uri))?;
     let domain = connection.domain(uuid)?;
     say(READY);
-    let (heard, word) = bounded(1);
-    std::thread::spawn(move || {
-        let mut line = String::new();
-        let read = BufReader::new(input).read_line(&mut line).is_ok();
-        let _sent = heard.send(read && line == DONE);
-    });
-    match word.recv_timeout(HELD_MAX) {
-        Ok(true) => return Ok(()),
-        Ok(false) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+    let word = Reading::new(Some(input), WORD_LEN_MAX).line(HELD_MAX);
+    if word.is_some_and(|word| word == DONE) {
+        return Ok(());
     }
     loop {
         drop(connection.revive());

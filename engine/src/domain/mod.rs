@@ -12,6 +12,7 @@ pub mod instant;
 pub mod lock;
 pub mod memory;
 pub mod overlay;
+mod pipe;
 pub mod prove;
 pub mod recover;
 pub mod rewrite;

@@ -3,11 +3,13 @@
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 
 use super::Inner;
 use super::queue::Queue;
 use crate::limits::{KIB, MIB};
+use crate::threads::Joined;
 
 /// Clients followed at once, for each image.
 const STREAMS: usize = 8;
@@ -108,31 +110,78 @@ impl Stream {
     }
 }
 
-/// The threads that read ahead, started with the first thing to do.
-pub(super) struct Workers(Arc<Shared>);
+/// The threads that read ahead, started with the first thing to do. They hold an image only while
+/// they are at it, and whoever drops its last clone waits for that: so no thread is ever the last
+/// that holds an image, a repository or its index.
+pub(super) struct Workers {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<Joined>>,
+}
 
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
+    /// Told when a thread has let go of an image.
+    let_go: Condvar,
 }
 
 struct State {
     waiting: Queue<Weak<Inner>>,
+    /// The numbers of the images that threads are at.
+    at: Vec<u32>,
     is_started: bool,
     is_closed: bool,
+}
+
+/// A piece that a thread has taken. Dropped, the thread has let go of the image.
+struct Piece<'s> {
+    shared: &'s Shared,
+    image: Option<Arc<Inner>>,
+    range: Range<u64>,
+}
+
+impl Piece<'_> {
+    fn warm(&self) {
+        if let Some(image) = &self.image {
+            image.warm(self.range.clone());
+        }
+    }
+}
+
+impl Drop for Piece<'_> {
+    fn drop(&mut self) {
+        let Some(image) = self.image.take() else {
+            return;
+        };
+        let number = image.number;
+        // Before it is said, and without the lock: whoever waits for it is the last then.
+        drop(image);
+        let mut state = self.shared.lock();
+        if let Some(place) = state.at.iter().position(|at| *at == number) {
+            state.at.swap_remove(place);
+        }
+        drop(state);
+        self.shared.let_go.notify_all();
+    }
 }
 
 impl Workers {
     /// Returns threads that have at most `bytes_max` bytes before them, urgent ones not counted.
     pub(super) fn new(bytes_max: u64) -> Self {
-        Self(Arc::new(Shared {
-            state: Mutex::new(State {
-                waiting: Queue::new(bytes_max),
-                is_started: false,
-                is_closed: false,
+        let state = State {
+            waiting: Queue::new(bytes_max),
+            at: Vec::new(),
+            is_started: false,
+            is_closed: false,
+        };
+        Self {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                wake: Condvar::new(),
+                let_go: Condvar::new(),
             }),
-            wake: Condvar::new(),
-        }))
+            threads: Mutex::default(),
+        }
     }
 
     /// Has a range of an image decoded and checked in the background, as much of it as there is
@@ -141,7 +190,7 @@ impl Workers {
         if range.is_empty() {
             return;
         }
-        let mut state = self.0.lock();
+        let mut state = self.shared.lock();
         let weak = Arc::downgrade(image);
         match urgent {
             true => state.waiting.put_urgent(weak, range),
@@ -152,27 +201,46 @@ impl Workers {
         if starts {
             self.start();
         }
-        self.0.wake.notify_all();
+        self.shared.wake.notify_all();
     }
 
     /// Starts as many threads as there are processors. None at all is no failure: then every reader
     /// decodes for itself.
     fn start(&self) {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        for number in 0..threads.min(THREADS_MAX) {
-            let shared = Arc::clone(&self.0);
-            let named = std::thread::Builder::new().name(format!("image-{number}"));
-            drop(named.spawn(move || shared.work()));
-        }
+        let start = |number| {
+            let shared = Arc::clone(&self.shared);
+            Joined::start(format!("image-{number}"), move || shared.work()).ok()
+        };
+        let started = (0..threads.min(THREADS_MAX)).filter_map(start);
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.extend(started);
     }
 
-    /// Ends the threads, once they have done what they are at.
-    pub(super) fn close(&self) {
-        let mut state = self.0.lock();
+    /// Forgets what waits for an image whose last clone goes, and waits until no thread is at it
+    /// any more: for a piece at most, of which no further chunk is begun.
+    pub(super) fn leave(&self, image: &Inner) {
+        image.is_left.store(true, Ordering::Relaxed);
+        let mut state = self.shared.lock();
+        let is_it = |waiting: &Weak<Inner>| std::ptr::eq(waiting.as_ptr(), image);
+        state.waiting.forget(is_it);
+        while state.at.contains(&image.number) {
+            let woken = self.shared.let_go.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Ends the threads, once they have done what they are at, and waits for them.
+impl Drop for Workers {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
         state.is_closed = true;
         state.waiting.clear();
         drop(state);
-        self.0.wake.notify_all();
+        self.shared.wake.notify_all();
+        let threads = self.threads.get_mut();
+        threads.unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -182,24 +250,31 @@ impl Shared {
     }
 
     fn work(&self) {
-        while let Some((image, range)) = self.next() {
-            if let Some(image) = image.upgrade() {
-                // Whoever reads the range meets the same fault, and can say so; the thread has to
-                // stay for the others.
-                drop(catch_unwind(AssertUnwindSafe(|| image.warm(range))));
-            }
+        while let Some(piece) = self.next() {
+            // Whoever reads the range meets the same fault, and can say so; the thread has to stay
+            // for the others.
+            drop(catch_unwind(AssertUnwindSafe(|| piece.warm())));
         }
     }
 
     /// Waits for the next piece; `None` when all is over.
-    fn next(&self) -> Option<(Weak<Inner>, Range<u64>)> {
+    fn next(&self) -> Option<Piece<'_>> {
         let mut state = self.lock();
         loop {
             if state.is_closed {
                 return None;
             }
-            if let Some(next) = state.waiting.take() {
-                return Some(next);
+            if let Some((image, range)) = state.waiting.take() {
+                // What waits goes before its image does.
+                let Some(image) = image.upgrade() else {
+                    continue;
+                };
+                state.at.push(image.number);
+                return Some(Piece {
+                    shared: self,
+                    image: Some(image),
+                    range,
+                });
             }
             let woken = self.wake.wait(state);
             state = woken.unwrap_or_else(PoisonError::into_inner);

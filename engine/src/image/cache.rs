@@ -267,9 +267,3 @@ impl ImageCache {
         held.push_front(searched);
     }
 }
-
-impl Drop for ImageCache {
-    fn drop(&mut self) {
-        self.workers.close();
-    }
-}

@@ -1,8 +1,8 @@
 //! A snapshot's disk that is open, and how it is asked.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::ahead::Streams;
 use super::{ImageCache, ImageError};
@@ -18,11 +18,29 @@ const TRY_LEN_MAX: usize = 256 * KIB as usize;
 /// What a long read is done in, with the rest decoded meanwhile by the threads that read ahead.
 const READ_STEP: u64 = 512 * KIB;
 
-/// A snapshot's disk, ready to be read anywhere. Clones are the same image; threads share it.
+/// A snapshot's disk, ready to be read anywhere. Clones are the same image; threads share it. Who
+/// drops the last of them waits until nobody reads ahead of it any more.
 #[derive(Clone)]
-pub struct Image(Arc<Inner>);
+pub struct Image(Arc<Clones>);
 
-/// What the clones of an image share.
+/// What the clones of an image share, and the threads that read ahead do not.
+struct Clones(Arc<Inner>);
+
+impl Deref for Clones {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Drop for Clones {
+    fn drop(&mut self) {
+        self.cache.workers.leave(self);
+    }
+}
+
+/// What the clones of an image share, also with those who read ahead.
 pub(super) struct Inner {
     pub(super) contents: Arc<Contents>,
     pub(super) cache: Arc<ImageCache>,
@@ -34,6 +52,8 @@ pub(super) struct Inner {
     streams: Streams,
     /// Reads under way that may have to wait.
     readers: AtomicUsize,
+    /// Whether its last clone goes: nobody needs anything of it any more.
+    pub(super) is_left: AtomicBool,
 }
 
 /// Counts one of [`Inner::readers`] while it lives.
@@ -69,7 +89,7 @@ impl Image {
             Ok(shape) => shape,
             Err(source) => return Err(ImageError::Recipe { target, source }),
         };
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             contents,
             cache: Arc::clone(cache),
             target,
@@ -78,7 +98,9 @@ impl Image {
             number: cache.next_image(),
             streams: Streams::default(),
             readers: AtomicUsize::new(0),
-        })))
+            is_left: AtomicBool::new(false),
+        });
+        Ok(Self(Arc::new(Clones(inner))))
     }
 
     /// Returns the disk's size in bytes.
@@ -106,7 +128,7 @@ impl Image {
             let near = at.saturating_add(self.0.cache.ahead_max()).min(range.end);
             if near > submitted && at + READ_STEP < range.end {
                 let ahead = submitted.max(at + READ_STEP)..near;
-                self.0.cache.workers.submit(&self.0, ahead, true);
+                self.0.cache.workers.submit(&self.0.0, ahead, true);
                 submitted = near;
             }
             self.0.read_windows(at, part, is_scan)?;
@@ -168,7 +190,7 @@ impl Image {
         self.0
             .cache
             .workers
-            .submit(&self.0, range.start..end, false);
+            .submit(&self.0.0, range.start..end, false);
     }
 
     fn range_of(&self, offset: u64, len: usize) -> Range<u64> {
@@ -180,13 +202,13 @@ impl Image {
     /// Takes note of a read, has read ahead what comes next, and returns whether the client goes
     /// over the disk once.
     fn note(&self, range: &Range<u64>) -> bool {
-        let Inner { cache, streams, .. } = &*self.0;
+        let Inner { cache, streams, .. } = &**self.0;
         let noted = streams.note(range.clone(), self.size(), cache.ahead_max());
         // With several reads under way at once the readers themselves keep the processors busy.
         if self.0.readers.load(Ordering::Relaxed) <= 1
             && let Some(ahead) = noted.ahead
         {
-            cache.workers.submit(&self.0, ahead, false);
+            cache.workers.submit(&self.0.0, ahead, false);
         }
         noted.is_scan
     }

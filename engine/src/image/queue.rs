@@ -87,6 +87,14 @@ impl<I: Clone> Queue<I> {
         Some((image, piece))
     }
 
+    /// Drops what waits for the images that are `gone`.
+    pub(super) fn forget(&mut self, gone: impl Fn(&I) -> bool) {
+        self.urgent.retain(|(image, _)| !gone(image));
+        self.lines.retain(|line| !gone(&line.image));
+        let waiting = self.lines.iter().flat_map(|line| &line.ranges);
+        self.bytes = waiting.map(|range| range.end - range.start).sum();
+    }
+
     /// Drops all that waits.
     pub(super) fn clear(&mut self) {
         self.urgent.clear();
@@ -152,5 +160,22 @@ mod tests {
         assert_eq!(drain(&mut queue), []);
         queue.put(1, 1, 0..u64::MAX);
         assert_eq!(bytes(&drain(&mut queue)), 10 * MIB);
+    }
+
+    #[test]
+    fn an_image_that_is_gone_is_forgotten_with_the_room_that_it_took() {
+        let mut queue = Queue::new(10 * MIB);
+        queue.put(1, 1, 0..4 * MIB);
+        queue.put(2, 2, 0..u64::MAX);
+        queue.put_urgent(1, 0..MIB);
+        queue.put_urgent(2, 0..MIB);
+        queue.forget(|image| *image == 1);
+        queue.put(3, 3, 0..u64::MAX);
+        let taken = drain(&mut queue);
+        let bytes = |wanted: u32| -> u64 {
+            let of_it = taken.iter().filter(|(image, _)| *image == wanted);
+            of_it.map(|(_, range)| range.end - range.start).sum()
+        };
+        assert_eq!([1, 2, 3].map(bytes), [0, 7 * MIB, 4 * MIB]);
     }
 }

@@ -1,6 +1,7 @@
 //! Reads window by window: what chunks cover is copied, and what none covers is zero.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use super::frame::Held;
 use super::window::{clear_overlap, copy_overlap};
@@ -122,6 +123,9 @@ impl Inner {
                 return;
             };
             for index in window.within(&range) {
+                if self.is_left.load(Ordering::Relaxed) {
+                    return;
+                }
                 drop(self.with_chunk(&window, index, &(0..0), &mut held, |_| {}));
             }
         }

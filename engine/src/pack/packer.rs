@@ -4,7 +4,6 @@
 //! a slow medium holds up those who bring frames, and memory stays bounded.
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -12,6 +11,7 @@ use super::{Frame, PackContext, PackError, PackWriter, SealedPack};
 use crate::format::pack::{Footer, PackKind};
 use crate::id::PackId;
 use crate::limits::MIB;
+use crate::threads::Joined;
 
 /// Plain bytes of frames that may wait to be appended.
 const BYTES_WAITING_MAX: u64 = 4 * MIB;
@@ -38,8 +38,8 @@ pub struct PackerStats {
 /// finds.
 pub struct Packer {
     frames: Option<Sender<Frame>>,
-    appender: Option<JoinHandle<Result<(), PackError>>>,
-    publisher: Option<JoinHandle<Result<PackerStats, PackError>>>,
+    appender: Option<Joined<Result<(), PackError>>>,
+    publisher: Option<Joined<Result<PackerStats, PackError>>>,
 }
 
 impl Packer {
@@ -51,17 +51,19 @@ impl Packer {
     ) -> std::io::Result<Self> {
         let (frame_sender, frames) = bounded(frames_waiting(context.frame_len));
         let (sealed_sender, sealed) = bounded(PACKS_WAITING_MAX);
-        let appender = thread::Builder::new()
-            .name("pack-append".to_owned())
-            .spawn(move || append(&context, kind, &frames, &sealed_sender))?;
-        let publisher = thread::Builder::new()
-            .name("pack-publish".to_owned())
-            .spawn(move || publish(&sealed, &*sink))?;
-        Ok(Self {
+        // Dropped at a failure, it ends the first thread before it waits for it.
+        let mut packer = Self {
             frames: Some(frame_sender),
-            appender: Some(appender),
-            publisher: Some(publisher),
-        })
+            appender: None,
+            publisher: None,
+        };
+        packer.appender = Some(Joined::start("pack-append", move || {
+            append(&context, kind, &frames, &sealed_sender)
+        })?);
+        packer.publisher = Some(Joined::start("pack-publish", move || {
+            publish(&sealed, &*sink)
+        })?);
+        Ok(packer)
     }
 
     /// Hands a frame over; waits while too many wait.
@@ -95,8 +97,8 @@ impl Drop for Packer {
     fn drop(&mut self) {
         // The run failed elsewhere, and reports that: a failure here changes nothing for it.
         self.frames = None;
-        drop(self.appender.take().map(JoinHandle::join));
-        drop(self.publisher.take().map(JoinHandle::join));
+        drop(self.appender.take());
+        drop(self.publisher.take());
     }
 }
 
@@ -106,8 +108,8 @@ fn frames_waiting(frame_len: u32) -> usize {
     usize::try_from(frames.clamp(2, 64)).expect("a small number")
 }
 
-fn join<T>(handle: Option<JoinHandle<T>>) -> Option<T> {
-    handle.map(|handle| match handle.join() {
+fn join<T: Send + 'static>(thread: Option<Joined<T>>) -> Option<T> {
+    thread.map(|thread| match thread.join() {
         Ok(value) => value,
         Err(panic) => std::panic::resume_unwind(panic),
     })

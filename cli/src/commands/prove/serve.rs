@@ -2,11 +2,11 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
 
 use anyhow::{Context as _, Result};
 use cairn_engine::image::{CACHE_BYTES_DEFAULT, ImageCache};
 use cairn_engine::repository::{Contents, Snapshot, SnapshotList};
+use cairn_engine::threads::Joined;
 use cairn_nbd_export::exports::{Export, Exports};
 use cairn_nbd_export::listen::Listener;
 use cairn_nbd_export::log::Event;
@@ -22,7 +22,7 @@ const SOCKET_MODE: u32 = 0o660;
 /// The server; it ends when this is dropped.
 pub struct Served {
     stop: Stop,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Joined>,
     failed: Arc<Mutex<Option<String>>>,
 }
 
@@ -74,7 +74,7 @@ impl Served {
                 first.get_or_insert(one_line(&error.into()));
             }
         };
-        let thread = thread::Builder::new().name("serve".to_owned()).spawn(serve);
+        let thread = Joined::start("serve", serve);
         Ok(Self {
             stop,
             thread: Some(thread.context("cannot start the server")?),
@@ -92,9 +92,6 @@ impl Served {
 impl Drop for Served {
     fn drop(&mut self) {
         self.stop.stop();
-        if let Some(thread) = self.thread.take() {
-            // A panic there was told when it happened.
-            drop(thread.join());
-        }
+        drop(self.thread.take());
     }
 }

@@ -12,7 +12,7 @@ use cairn_engine::source::libvirt::Connection;
 use super::{ImageFormat, RestoreArgs, Work, users};
 use crate::context::Context;
 use crate::exit::{CliError, Outcome};
-use crate::instant::{Begin, Places, begin};
+use crate::instant::{Begin, Places, StateArgs, begin};
 use crate::libvirt::ConnectArgs;
 use crate::output::restore::{DomainReport, RestoredDisk};
 use crate::output::size;
@@ -76,7 +76,7 @@ pub struct DomainArgs {
     pub domain_xml: Option<PathBuf>,
 
     #[command(flatten)]
-    pub places: Places,
+    pub state: StateArgs,
 
     /// Start the domain
     #[arg(long, conflicts_with_all = ["to", "in_place", "memory"])]
@@ -99,6 +99,14 @@ impl DomainArgs {
     /// Connects to the daemon.
     pub fn connection(&self) -> Result<Connection> {
         self.connect.open().context("cannot reach libvirt")
+    }
+
+    /// Returns where an instant restore keeps what it needs: sockets are where all others are.
+    pub(super) fn places(&self) -> Places {
+        Places {
+            state: self.state.clone(),
+            run_dir: self.connect.run_dir.clone(),
+        }
     }
 
     fn pull_limit(&self) -> Result<u64> {
@@ -156,7 +164,7 @@ pub fn run(
                 repository,
                 connection: &connection,
                 pull_limit,
-                places: &domain.places,
+                places: &domain.places(),
             };
             at_once(&how, &work.contents, &options, context)
         }

@@ -134,6 +134,19 @@ mod tests {
 
     #[cfg(feature = "libvirt")]
     #[test]
+    fn an_instant_restore_keeps_its_sockets_where_it_is_told() {
+        let line = "restore web1 --define b --instant --run-dir /x/run --state-dir /x/state";
+        let line = Line::try_parse_from(line.split(' ')).expect("the line is valid");
+        let domain = &line.args.domain;
+        let run = domain.connect.run_folder().expect("it is told");
+        assert_eq!(run, std::path::Path::new("/x/run"));
+        assert_eq!(domain.places().run().expect("it is told"), run);
+        let told = domain.places().arguments().expect("it is told");
+        assert_eq!(told, ["--state-dir", "/x/state", "--run-dir", "/x/run"]);
+    }
+
+    #[cfg(feature = "libvirt")]
+    #[test]
     fn what_makes_a_domain_excludes_the_rest() {
         assert!(is_fine("--define b --new-ids --no-ip --dir /x --mode 0660"));
         assert!(is_fine("--in-place --disk vda"));

@@ -6,29 +6,33 @@
 //! waits for the end of its stdin.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{PipeWriter, Read};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 
 use super::scratch::Room;
 use crate::domain::DomainError;
+use crate::domain::pipe::Reading;
 use crate::limits::MIB;
 use crate::nbd::uri::decode;
 use crate::source::libvirt::Transport;
 use crate::source::libvirt::xml::SecurityLabel;
+use crate::threads::Joined;
 
 /// How long a command on the host may take, its handshake included.
 const COMMAND_MAX: Duration = Duration::from_secs(30);
 /// Longest output of one.
-const OUTPUT_LEN_MAX: u64 = 65 * MIB;
+const OUTPUT_LEN_MAX: usize = 65 * MIB as usize;
 /// Longest line of what is free, and longest complaint.
-const TEXT_LEN_MAX: u64 = 4096;
+const TEXT_LEN_MAX: usize = 4096;
+/// How long a complaint may take after the command that complains has ended.
+const COMPLAINT_MAX: Duration = Duration::from_secs(1);
 /// Seconds between two looks at what is free.
 const LOOK_SECONDS: u32 = 2;
 /// What ends a round of looks.
@@ -136,19 +140,19 @@ impl Host {
         let mut child = command
             .spawn()
             .map_err(|error| said(format!("{}: {error}", self.program)))?;
-        let out = child.stdout.take().map(|out| read(out, OUTPUT_LEN_MAX));
-        let err = child.stderr.take().map(|err| read(err, TEXT_LEN_MAX));
-        let Some(Ok(out)) = out.map(|out| out.recv_timeout(time)) else {
+        let mut out = Reading::new(child.stdout.take(), OUTPUT_LEN_MAX);
+        let mut err = Reading::new(child.stderr.take(), TEXT_LEN_MAX);
+        if !out.read_to_end_beside(&mut err, time) {
             drop(child.kill());
             drop(child.wait());
             return Err(Failure::Slow);
-        };
+        }
         let status = child.wait().map_err(|error| said(error.to_string()))?;
         if status.success() {
-            return Ok(out);
+            return Ok(out.bytes().to_vec());
         }
-        let err = err.and_then(|err| err.recv_timeout(Duration::from_secs(1)).ok());
-        let err = one_line(&err.unwrap_or_default());
+        err.read_to_end_beside(&mut Reading::<ChildStderr>::new(None, 0), COMPLAINT_MAX);
+        let err = one_line(err.bytes());
         Err(said(match err.is_empty() {
             true => format!("{} ended with {status}", self.program),
             false => err,
@@ -283,16 +287,11 @@ impl Far {
         ))
     }
 
-    /// Follows what the bridge prints, to its end.
-    fn follow(&self, out: impl Read, log: &Path, ready: &Sender<()>) {
-        let mut out = BufReader::new(out);
+    /// Follows what the bridge prints, until it ends or the other end of `end` is closed.
+    fn follow(&self, out: impl AsFd, end: impl AsFd, log: &Path, ready: &Sender<()>) {
+        let mut out = Reading::new(Some(out), TEXT_LEN_MAX);
         let mut round = Vec::new();
-        loop {
-            let mut line = String::new();
-            match (&mut out).take(TEXT_LEN_MAX).read_line(&mut line) {
-                Ok(0) | Err(_) => break,
-                Ok(_) => {}
-            }
+        while let Some(line) = out.line_unless(end.as_fd()) {
             if line.trim() != ROUND {
                 let found = pair(&line).map(|(blocks, size)| blocks.saturating_mul(size));
                 round.push(found);
@@ -306,7 +305,7 @@ impl Far {
         }
         let mut said = Vec::new();
         if let Ok(file) = File::open(log) {
-            drop(file.take(TEXT_LEN_MAX).read_to_end(&mut said));
+            drop(file.take(TEXT_LEN_MAX as u64).read_to_end(&mut said));
         }
         let said = one_line(&said);
         let said = match said.is_empty() {
@@ -323,6 +322,8 @@ pub(super) struct Bridge {
     host: Host,
     folder: PathBuf,
     child: Option<Child>,
+    /// Who follows the child, and what ends that: dropped in this order.
+    following: Option<(PipeWriter, Joined)>,
     far: Arc<Far>,
     is_cleared: bool,
 }
@@ -351,6 +352,7 @@ impl Bridge {
             host: host.clone(),
             folder: folder.to_owned(),
             child: None,
+            following: None,
             far: Arc::new(far),
             is_cleared: false,
         };
@@ -393,14 +395,15 @@ impl Bridge {
         self.child = Some(child);
         let (ready, is_ready) = bounded(1);
         let far = Arc::clone(&self.far);
+        let no_thread = |error| host.error(&format!("no thread can be started: {error}"));
+        let (ended, end) = std::io::pipe().map_err(no_thread)?;
         let following = move || {
             if let Some(out) = out {
-                far.follow(out, &log, &ready);
+                far.follow(out, ended, &log, &ready);
             }
         };
-        let thread = thread::Builder::new().name("ssh".to_owned());
-        let thread = thread.spawn(following);
-        thread.map_err(|error| host.error(&format!("no thread can be started: {error}")))?;
+        let thread = Joined::start("ssh", following).map_err(no_thread)?;
+        self.following = Some((end, thread));
         match is_ready.recv_timeout(COMMAND_MAX) {
             Ok(()) => Ok(()),
             Err(_) => {
@@ -430,6 +433,8 @@ impl Bridge {
             drop(child.kill());
             drop(child.wait());
         }
+        // What holds the other end of its output, such as a helper of ssh, is not waited for.
+        drop(self.following.take());
         removed
     }
 }
@@ -457,19 +462,6 @@ fn looking(folders: &[PathBuf]) -> String {
         "(while :; do {looks}echo {ROUND}\nsleep {LOOK_SECONDS}; done) & looks=$!\n\
          cat >/dev/null\nkill $looks"
     )
-}
-
-/// Reads what a child prints, in a thread of its own.
-fn read(pipe: impl Read + Send + 'static, len_max: u64) -> Receiver<Vec<u8>> {
-    let (send, receive) = bounded(1);
-    let reading = move || {
-        let mut bytes = Vec::new();
-        drop(pipe.take(len_max).read_to_end(&mut bytes));
-        drop(send.send(bytes));
-    };
-    // Without a thread nothing is sent, as if nothing was read.
-    drop(thread::Builder::new().name("ssh".to_owned()).spawn(reading));
-    receive
 }
 
 /// Returns the parameters of a URI.
@@ -576,7 +568,9 @@ mod tests {
         let (ready, is_ready) = bounded(1);
         let following = Arc::clone(&far);
         let log = folder.path().join("log");
-        let thread = thread::spawn(move || following.follow(out, &log, &ready));
+        let (ended, _end) = std::io::pipe().expect("there are pipes");
+        let follow = move || following.follow(out, ended, &log, &ready);
+        let thread = Joined::start("follow", follow).expect("a thread starts");
         is_ready.recv().expect("a round is told");
         assert!(far.free(&folders[0]).is_some_and(|free| free > 0));
         assert_eq!((far.free(&folders[1]), far.ended()), (None, None));
@@ -584,5 +578,22 @@ mod tests {
         assert!(child.wait().is_ok());
         thread.join().expect("it ends with the shell");
         assert!(far.ended().is_some_and(|text| text.contains("to h ended")));
+    }
+
+    #[test]
+    fn who_follows_ends_though_another_has_the_output_still() {
+        let (out, _held) = std::io::pipe().expect("there are pipes");
+        let (ended, end) = std::io::pipe().expect("there are pipes");
+        let far = Far {
+            host: "h".to_owned(),
+            folders: Vec::new(),
+            free: Mutex::default(),
+            ended: Mutex::default(),
+        };
+        let (ready, _) = bounded(1);
+        let follow = move || far.follow(out, ended, Path::new("/dev/null"), &ready);
+        let thread = Joined::start("follow", follow).expect("a thread starts");
+        drop(end);
+        thread.join().expect("it ends with the pipe");
     }
 }

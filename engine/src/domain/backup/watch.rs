@@ -1,7 +1,6 @@
 //! Watches a job while its disks are read: scratch space, the domain's state, the job itself.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, Sender, after, bounded};
@@ -10,6 +9,7 @@ use super::scratch::Scratch;
 use crate::domain::DomainError;
 use crate::progress::Cancel;
 use crate::source::libvirt::{Domain, DomainState};
+use crate::threads::Joined;
 
 /// How soon the user's wish to stop is passed on.
 const TICK: Duration = Duration::from_millis(100);
@@ -37,7 +37,7 @@ pub(super) type Look = fn(&Domain) -> Option<Trouble>;
 pub(super) struct Watch {
     trouble: Arc<Mutex<Option<Trouble>>>,
     end: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Joined>,
     domain: String,
 }
 
@@ -74,9 +74,7 @@ impl Watch {
                 }
             }
         };
-        let thread = thread::Builder::new()
-            .name("watch".to_owned())
-            .spawn(watching)?;
+        let thread = Joined::start("watch", watching)?;
         Ok(Self {
             trouble,
             end: Some(end),
@@ -104,9 +102,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         drop(self.end.take());
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
+        drop(self.thread.take());
     }
 }
 

@@ -8,7 +8,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
@@ -21,6 +20,7 @@ use crate::nbd::tls::ClientTls;
 use crate::nbd::transport::{Socket, Stream};
 use crate::nbd::uri::{Address, Uri};
 use crate::progress::Cancel;
+use crate::threads::Joined;
 
 /// How often those who wait for a server look whether they shall stop.
 pub(super) const CANCEL_TICK: Duration = Duration::from_millis(100);
@@ -44,7 +44,8 @@ impl Server {
     /// Connects and agrees on an export, all of it within `timeout`.
     ///
     /// Names are looked up and connections made by calls that nothing ends early: a thread of its
-    /// own makes them, and is left behind where they take too long.
+    /// own makes them, and is left behind where they take too long. It may be at it when the
+    /// process ends: all that it touches is its own, a socket and a TLS session.
     pub(super) fn open(
         self: &Arc<Self>,
         contexts: &[String],
@@ -53,12 +54,13 @@ impl Server {
     ) -> Result<(Stream, Agreed), ClientError> {
         let (done, opened) = bounded(1);
         let (server, contexts) = (Arc::clone(self), contexts.to_vec());
-        thread::Builder::new()
-            .name("nbd-connect".to_owned())
-            .spawn(move || drop(done.send(server.open_here(&contexts, timeout))))?;
+        let connecting = Joined::start("nbd-connect", move || {
+            drop(done.send(server.open_here(&contexts, timeout)));
+        })?;
         let started = Instant::now();
         loop {
             if cancel.is_cancelled() {
+                connecting.let_run_on();
                 return Err(ClientError::Cancelled);
             }
             let left = timeout.saturating_sub(started.elapsed());
@@ -66,6 +68,7 @@ impl Server {
                 Ok(opened) => return opened,
                 Err(RecvTimeoutError::Timeout) if !left.is_zero() => {}
                 Err(RecvTimeoutError::Timeout) => {
+                    connecting.let_run_on();
                     let seconds = timeout.as_secs();
                     return Err(ClientError::TimedOut { seconds });
                 }

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, ErrorKind, IoSlice, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender as Channel;
@@ -18,6 +17,7 @@ use super::handshake::Replies;
 use super::reply::{self, Answer, Exchange, Rules};
 use crate::nbd::transport::{Closer, Receiver, Sender, Stream};
 use crate::nbd::wire::{Request, cmd};
+use crate::threads::Joined;
 
 /// Bytes that are read from the socket at once where a header is expected; payloads that are longer
 /// go past the buffer.
@@ -184,7 +184,7 @@ pub(super) struct Link {
     shared: Arc<Shared>,
     sender: Mutex<Sender>,
     next_cookie: AtomicU64,
-    receiving: Option<JoinHandle<()>>,
+    receiving: Option<Joined>,
 }
 
 impl Link {
@@ -205,9 +205,7 @@ impl Link {
         });
         let (receiver, sender) = stream.split();
         let for_thread = Arc::clone(&shared);
-        let receiving = thread::Builder::new()
-            .name("nbd-replies".to_owned())
-            .spawn(move || receive(&for_thread, receiver))?;
+        let receiving = Joined::start("nbd-replies", move || receive(&for_thread, receiver))?;
         Ok(Self {
             shared,
             sender: Mutex::new(sender),
@@ -281,10 +279,8 @@ impl Drop for Link {
         let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         drop(sender.finish());
         self.shared.closer.close();
-        if let Some(receiving) = self.receiving.take() {
-            // A panic there has been reported, and no answer is awaited any more.
-            drop(receiving.join());
-        }
+        // No answer is awaited any more.
+        drop(self.receiving.take());
     }
 }
 

@@ -1,30 +1,15 @@
 //! A connection to a libvirt daemon, made anew when it is lost.
 
-use std::sync::{Arc, Mutex, Once, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use virt::connect::Connect;
 use virt::sys;
 
+use super::events::Events;
 use super::{Domain, LibvirtError, library};
 
 /// Seconds between two questions whether the daemon is still there, and how many it may miss.
 const KEEP_ALIVE: (i32, u32) = (5, 4);
-
-static EVENTS: Once = Once::new();
-
-/// Lets the library answer and ask for signs of life, which takes a loop that runs for ever. A
-/// daemon that hangs ends the connection instead of every call.
-fn start_events() {
-    EVENTS.call_once(|| {
-        virt::error::clear_error_callback();
-        if virt::event::event_register_default_impl().is_ok() {
-            let looping = || while virt::event::event_run_default_impl().is_ok() {};
-            // Without the thread there is no keep-alive; all else works.
-            drop(thread::Builder::new().name("libvirt".into()).spawn(looping));
-        }
-    });
-}
 
 /// How the daemon is reached, which decides how its guests' disks are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,13 +50,15 @@ pub struct Connection {
     wanted: Option<String>,
     uri: String,
     connect: Arc<Mutex<Connect>>,
+    /// After the connection, so that its end is seen to.
+    _events: Arc<Events>,
 }
 
 impl Connection {
     /// Connects; without a URI to what the environment or libvirt's own settings name.
     pub fn open(uri: Option<&str>) -> Result<Self, LibvirtError> {
         library::load()?;
-        start_events();
+        let events = Arc::new(Events::start());
         let connect = connect(uri)?;
         let named = connect.uri();
         let named = named.map_err(|error| LibvirtError::of("name the connection", &error))?;
@@ -79,6 +66,7 @@ impl Connection {
             wanted: uri.map(str::to_owned),
             uri: named,
             connect: Arc::new(Mutex::new(connect)),
+            _events: events,
         })
     }
 

@@ -8,6 +8,7 @@ mod agent;
 mod connection;
 mod domain;
 mod error;
+mod events;
 mod ffi;
 mod image_lock;
 mod jobs;
