@@ -116,7 +116,7 @@ mod tests {
         let line = line.split("  ").next().unwrap_or(line);
         let line = line.split(['>', '|']).next().unwrap_or(line);
         // What stands in quotes is one word.
-        let parts = line.split('\'').enumerate();
+        let parts = line.split(['\'', '"']).enumerate();
         let words = parts.flat_map(|(number, part)| match number % 2 {
             0 => part.split_whitespace().collect(),
             _ => vec![part],
