@@ -399,6 +399,10 @@ fn storage_hint(error: &StorageError) -> Option<&'static str> {
             "its owner can give you the right to write; restore, ls, get, find, export, mount, \
              verify, stats and diff need none",
         ),
+        error if error.is_denied() => Some(
+            "that says nothing about what is stored. A repository that several users work with is \
+             made by `cairn init --shared group`; `docs/format.md` says how to share this one",
+        ),
         StorageError::Unwritable { .. } => Some(
             "a failing disk makes the kernel do that (`dmesg` tells): restore, ls, get, find, \
              export, mount, verify, stats and diff work all the same; to write, mount it writable",

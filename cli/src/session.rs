@@ -16,8 +16,8 @@ use jiff::tz::TimeZone;
 use zeroize::Zeroizing;
 
 use crate::context::Context;
-use crate::exit::CliError;
 use crate::exit::repair::HasSpare;
+use crate::exit::{CliError, one_line};
 use crate::output::time;
 use crate::password;
 
@@ -183,7 +183,8 @@ impl Snapshots {
     pub fn read(context: &Context, repository: &Repository) -> Result<Self> {
         let list = repository.snapshots()?;
         for unreadable in &list.unreadable {
-            let (id, error) = (unreadable.id.short(), &unreadable.error);
+            let error = one_line(&anyhow::Error::new(Arc::clone(&unreadable.error)));
+            let id = unreadable.id.short();
             context.remark(&format!("warning: snapshot {id} cannot be read: {error}"));
         }
         if let Some(seen) = repository.remember(&list) {

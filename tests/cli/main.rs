@@ -28,6 +28,7 @@ mod interruption;
 mod key;
 mod malformed;
 mod many_processes;
+mod modes;
 mod mount;
 mod nbd_backup;
 mod parity;

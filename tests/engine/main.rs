@@ -65,6 +65,7 @@ mod source_spec;
 mod space;
 mod storage_conformance;
 mod storage_crash;
+mod storage_modes;
 mod storage_sessions;
 mod target_device;
 mod target_qcow2;

@@ -27,6 +27,7 @@ Examples:
   cairn init -r /backup/repository --encrypt
   cairn init -r /backup/repository --chunk-size 64KiB --compression zstd:3 --grace 2w
   cairn init -r /backup/repository --parity 5%
+  cairn init -r /backup/repository --shared group
 
 None of this can be changed later. Smaller chunks find more that is equal, and cost more memory and
 time: from about 10 TB of unique data on, 64KiB is the better size.";
@@ -68,6 +69,14 @@ pub struct InitArgs {
     /// heals without a second copy, and so do single blocks of 4 KiB, such as bad sectors.
     #[arg(long, value_name = "PERCENT")]
     pub parity: Option<ParityShare>,
+
+    /// Let a group of users work with the repository: `group`
+    ///
+    /// As git has it: everything below the folder is the folder's group's, too. Without it, the
+    /// mode of a folder that is there decides: one that is setgid is shared with its group. Encrypt
+    /// what not all of them may read.
+    #[arg(long, value_name = "WITH", value_parser = ["group"])]
+    pub shared: Option<String>,
 
     /// Seal everything that is stored under a key that a passphrase opens
     #[arg(long)]
@@ -172,7 +181,11 @@ pub fn run(args: &InitArgs, context: &Context) -> AnyResult<Outcome> {
         true => Some(session::passphrase(context.first_passphrase()?)),
         false => None,
     };
-    let storage: SharedStorage = Arc::new(Folder::create_at(&context.repository()?)?);
+    let place = context.repository()?;
+    let storage: SharedStorage = Arc::new(match args.shared {
+        Some(_) => Folder::create_shared_at(&place)?,
+        None => Folder::create_at(&place)?,
+    });
     let options = session::open_options(context)?;
     let repository = Repository::init(storage, &settings, passphrase.as_ref(), &options)?;
     context.print(&InitReport {

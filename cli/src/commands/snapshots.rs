@@ -57,6 +57,7 @@ pub fn run(args: &SnapshotsArgs, context: &Context) -> Result<Outcome> {
     Ok(match unreadable.is_empty() {
         true => Outcome::Done,
         false if unreadable.iter().all(is_newer) => Outcome::Unsupported,
-        false => Outcome::Damage,
+        false if unreadable.iter().any(|it| it.error.is_damage()) => Outcome::Damage,
+        false => Outcome::Failed,
     })
 }

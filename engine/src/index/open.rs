@@ -15,6 +15,7 @@ use super::place::Place;
 use super::{Index, IndexError, IndexOptions, Ingest, PackFooters, State, merge, place, take_in};
 use crate::id::{ContentId, PackId};
 use crate::spill::{Record, Sorter, SpillError};
+use crate::storage::make_private_folder;
 
 /// Share of entries whose packs have vanished, in percent, above which the index is built anew.
 const STALE_PERCENT_MAX: u64 = 30;
@@ -186,7 +187,7 @@ impl Index {
             true => Sharing::Exclusive,
             false => Sharing::Shared,
         };
-        if self.options.writable && fs::create_dir_all(&self.options.dir).is_err() {
+        if self.options.writable && make_private_folder(&self.options.dir).is_err() {
             return (None, false);
         }
         let Ok(Some(_lock)) = self.lock(sharing) else {

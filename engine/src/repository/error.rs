@@ -168,6 +168,16 @@ impl RepositoryError {
         }
     }
 
+    /// Returns whether this process lacks something, files, memory or the right, which says nothing
+    /// about what is stored.
+    pub fn is_shortage(&self) -> bool {
+        match self {
+            Self::Storage(error) => error.is_shortage(),
+            Self::Pack(error) => error.is_shortage(),
+            _ => false,
+        }
+    }
+
     /// Returns whether the bytes were written by a newer Cairn.
     pub fn is_unsupported(&self) -> bool {
         match self {

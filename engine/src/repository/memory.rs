@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{OpenOptions, Repository, SnapshotList};
 use crate::id::{RepositoryId, SnapshotId};
+use crate::storage::{make_private_folder, replace_file};
 
 /// The newest snapshot that this client saw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,9 +84,9 @@ fn write(path: &Path, newest: Option<&SeenSnapshot>) {
         return;
     };
     if let Some(folder) = path.parent()
-        && std::fs::create_dir_all(folder).is_ok()
+        && make_private_folder(folder).is_ok()
         && let Ok(bytes) = serde_json::to_vec(newest)
     {
-        drop(std::fs::write(path, bytes));
+        drop(replace_file(path, &bytes));
     }
 }

@@ -12,7 +12,9 @@ use crate::format::session::SessionKind;
 use crate::format::{FormatError, Salt};
 use crate::id::{RepositoryId, SessionId};
 use crate::limits::SMALL_DOCUMENT_LEN_MAX;
-use crate::storage::{Existing, Name, SharedStorage, Storage, StorageError};
+use crate::storage::{
+    Existing, Name, SharedStorage, Storage, StorageError, is_shared, make_private_folder,
+};
 
 /// Settings of a repository to be made. They are fixed for its life.
 #[derive(Debug, Clone)]
@@ -158,7 +160,9 @@ impl Repository {
     ) -> Result<Arc<Self>, RepositoryError> {
         let cache = options.cache.join(config.repository_id.to_hex());
         let (index_folder, temp) = match &options.local {
-            Some(local) if !keys.is_sealed() => (local.join("index"), Temp::Session(local.clone())),
+            Some(local) if !keys.is_sealed() && !is_shared(local) => {
+                (local.join("index"), Temp::Session(local.clone()))
+            }
             _ => (cache.join("index"), Temp::Cache(cache.join("tmp"))),
         };
         let memory_file = cache.join("newest");
@@ -214,7 +218,7 @@ impl Repository {
                 folder.join(session.to_hex())
             }
         };
-        std::fs::create_dir_all(&folder).map_err(|source| StorageError::Io {
+        make_private_folder(&folder).map_err(|source| StorageError::Io {
             op: "make",
             object: folder.display().to_string(),
             source,

@@ -15,7 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::{Access, Repository, RepositoryError};
 use crate::format::session::SessionKind;
 use crate::id::SessionId;
-use crate::storage::{Session, StorageError};
+use crate::storage::{Session, StorageError, make_private_folder};
 
 /// Folder in this client's cache for the private files of readers without a session.
 const UNSEEN: &str = "unseen";
@@ -124,10 +124,7 @@ pub(super) struct PrivateFolder {
 impl PrivateFolder {
     /// Makes one in a folder that holds nothing else, and removes those of the dead there.
     fn make(parent: &Path) -> io::Result<(SessionId, Self)> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(parent)?;
+        make_private_folder(parent)?;
         for entry in fs::read_dir(parent)?.flatten() {
             let is_ours = entry.file_name().to_str().map(str::parse::<SessionId>);
             if is_ours.is_some_and(|id| id.is_ok()) && lock(&entry.path()).is_ok() {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use crate::id::PackId;
-use crate::storage::replace_file;
+use crate::storage::{make_private_folder, replace_file};
 
 /// What the file begins with.
 const MAGIC: [u8; 8] = *b"cairn-r1";
@@ -134,7 +134,7 @@ impl Readings {
         }
         times.retain(|key, _| packs.contains(key));
         if let Some(folder) = self.file.parent() {
-            std::fs::create_dir_all(folder)?;
+            make_private_folder(folder)?;
         }
         replace_file(&self.file, &encode(times))
     }

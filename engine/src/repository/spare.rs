@@ -15,7 +15,9 @@ use crate::format::config::Config;
 use crate::format::keys::KeySlot;
 use crate::id::KeyId;
 use crate::limits::SMALL_DOCUMENT_LEN_MAX;
-use crate::storage::{Area, Existing, Name, SharedStorage, Storage, StorageError, replace_file};
+use crate::storage::{
+    Area, Existing, Name, SharedStorage, Storage, StorageError, make_private_folder, replace_file,
+};
 
 /// What was put back.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -55,7 +57,7 @@ impl Spare {
             return;
         }
         let path = self.file(name);
-        let made = path.parent().map(std::fs::create_dir_all);
+        let made = path.parent().map(make_private_folder);
         if made.is_some_and(|made| made.is_ok()) {
             drop(replace_file(&path, bytes));
         }

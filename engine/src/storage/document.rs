@@ -1,13 +1,20 @@
 //! Small files outside of repositories that a power cut must not halve.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{CWD, renameat};
 
-/// Writes a file anew: whoever reads it sees what it held before, or all of `bytes`.
+/// Makes a folder that only its owner gets into, and those above it that are missing.
+pub fn make_private_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Writes a file anew: whoever reads it sees what it held before, or all of `bytes`. Only its owner
+/// may read it.
 ///
 /// # Durability
 ///
@@ -19,7 +26,9 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     temporary.push(name);
     temporary.push(format!(".{}.partial", std::process::id()));
     let temporary = path.with_file_name(temporary);
-    let written = File::create(&temporary).and_then(|mut file| {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let written = options.open(&temporary).and_then(|mut file| {
         file.write_all(bytes)?;
         file.sync_all()
     });
@@ -46,6 +55,8 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -55,6 +66,8 @@ mod tests {
         replace_file(&path, b"one").expect("the folder is there");
         replace_file(&path, b"two").expect("the folder is there");
         assert_eq!(fs::read(&path).expect("it was written"), b"two");
+        let mode = fs::metadata(&path).expect("it was written").permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600);
         let names = fs::read_dir(folder.path()).expect("it is there");
         assert_eq!(names.count(), 1);
         assert!(replace_file(&folder.path().join("no/a"), b"").is_err());

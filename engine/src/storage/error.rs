@@ -91,10 +91,10 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    /// Returns whether this process lacks something, files or memory, which says nothing about the
-    /// object.
+    /// Returns whether this process lacks something, files, memory or the right, which says nothing
+    /// about the object.
     pub fn is_shortage(&self) -> bool {
-        self.is_errno(&[Errno::MFILE, Errno::NFILE, Errno::NOMEM])
+        self.is_errno(&[Errno::MFILE, Errno::NFILE, Errno::NOMEM]) || self.is_denied()
     }
 
     /// Returns whether the medium cannot give an object's bytes back: they are gone, or in a bad
@@ -155,11 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_sector_is_a_loss_and_a_lack_of_files_is_not() {
+    fn a_bad_sector_is_a_loss_and_a_lack_of_files_or_rights_is_not() {
         let error = |errno: Errno| StorageError::from_io("read", "packs/00", errno.into());
         assert!(error(Errno::IO).is_loss() && !error(Errno::IO).is_shortage());
         assert!(error(Errno::MFILE).is_shortage() && !error(Errno::MFILE).is_loss());
-        assert!(!error(Errno::ACCESS).is_loss() && !error(Errno::ACCESS).is_shortage());
+        assert!(error(Errno::ACCESS).is_shortage() && !error(Errno::ACCESS).is_loss());
         assert!(StorageError::NotFound(Name::Config).is_loss());
     }
 }

@@ -52,6 +52,17 @@ impl Folder<RealFs> {
         Self::create(RealFs::create(path)?)
     }
 
+    /// Lays a repository out at a path as [`Folder::create_at`] does, and shares it with the
+    /// folder's group.
+    pub fn create_shared_at(path: &Path) -> Result<Self, StorageError> {
+        // Before its mode is changed: it may hold something else.
+        let mut fs = RealFs::create(path)?;
+        Self::open(RealFs::create(path)?)?.check_empty()?;
+        let shared = fs.share_with_group();
+        shared.map_err(|err| StorageError::from_io("share", &path.to_string_lossy(), err))?;
+        Self::create(fs)
+    }
+
     /// Opens the folder of a repository. See [`Folder::open`].
     ///
     /// # Errors
@@ -81,21 +92,27 @@ impl<F: FileSystem> Folder<F> {
     /// [`StorageError::Unsuitable`] for kinds of file system that cannot keep a repository.
     pub fn create(fs: F) -> Result<Self, StorageError> {
         let folder = Self::open(fs)?;
-        for Entry { name, kind, .. } in folder.list_folder("")? {
-            let at_work = matches!(name.as_str(), session::LOCKS | session::TMP);
-            let ours = kind == EntryKind::Folder
-                && LAYOUT.contains(&name.as_str())
-                && (at_work || folder.list_folder(&name)?.is_empty());
-            if !ours && name != LOST_AND_FOUND {
-                return Err(StorageError::NotEmpty {
-                    location: folder.location(),
-                });
-            }
-        }
+        folder.check_empty()?;
         for path in LAYOUT {
             folder.publisher.ensure_folder(path)?;
         }
         Ok(folder)
+    }
+
+    /// Fails if anything is there but what a repository begins with.
+    fn check_empty(&self) -> Result<(), StorageError> {
+        for Entry { name, kind, .. } in self.list_folder("")? {
+            let at_work = matches!(name.as_str(), session::LOCKS | session::TMP);
+            let ours = kind == EntryKind::Folder
+                && LAYOUT.contains(&name.as_str())
+                && (at_work || self.list_folder(&name)?.is_empty());
+            if !ours && name != LOST_AND_FOUND {
+                return Err(StorageError::NotEmpty {
+                    location: self.location(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Opens the folder of a repository. Whether there is one is known by its config.

@@ -23,9 +23,10 @@ pub mod sim;
 pub use contract::{
     CollectionLock, Existing, Listed, SeenSession, Session, SharedStorage, Storage, Upload,
 };
-pub use document::{replace_file, sync_file};
+pub use document::{make_private_folder, replace_file, sync_file};
 pub use error::StorageError;
 pub use folder::Folder;
 pub use fs::{Entry, EntryKind, FileSystem, LockMode, OpenFile, RenameMode};
 pub use name::{Area, Name};
+pub(crate) use real::is_shared;
 pub use real::{RealFile, RealFs};

@@ -17,10 +17,15 @@ use super::fs::{Entry, EntryKind, FileSystem, LockMode, OpenFile, RenameMode};
 /// pack finds little left to do.
 const WRITEBACK_LEN: u64 = 8 * crate::limits::MIB;
 
-/// Backups hold the guests' secrets: files are for their owner alone.
+/// Backups hold the guests' secrets: files are for their owner alone, and for the group of a root
+/// that is shared with it.
 const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
 /// As [`FILE_MODE`], for folders.
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);
+/// What a group may do with a file of a shared root at most.
+const GROUP_FILE_MODE: Mode = Mode::from_raw_mode(0o060);
+/// As [`GROUP_FILE_MODE`], for folders.
+const GROUP_FOLDER_MODE: Mode = Mode::from_raw_mode(0o070);
 
 /// Kinds of file system that cannot keep a repository, by the number that `statfs(2)` gives:
 /// network and pass-through kinds, whose locks and fsyncs depend on a server, and the FAT kinds,
@@ -54,16 +59,32 @@ const UNSUITABLE: [(u32, &str); 18] = [
 pub struct RealFs {
     root: OwnedFd,
     path: PathBuf,
+    /// What the root's group may do with what is made below it.
+    group: Mode,
 }
 
 impl RealFs {
     /// Opens a folder that is there.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty())?;
         Ok(Self {
-            root: rustix::fs::open(path, flags, Mode::empty())?,
+            group: group_mode(rustix::fs::fstat(&root)?.st_mode),
+            root,
             path: path.to_owned(),
         })
+    }
+
+    /// Opens the root to its group, as git does with `--shared=group`: what is made below it from
+    /// now on is the group's too.
+    pub(super) fn share_with_group(&mut self) -> io::Result<()> {
+        rustix::fs::fchmod(&self.root, FOLDER_MODE | GROUP_FOLDER_MODE | Mode::SGID)?;
+        self.group = group_mode(rustix::fs::fstat(&self.root)?.st_mode);
+        match self.group.is_empty() {
+            // Who is not in the group cannot set the bit, and is not told.
+            true => Err(Errno::PERM.into()),
+            false => Ok(()),
+        }
     }
 
     /// Opens a folder, and makes it and those above it where they are missing, each durable in the
@@ -113,6 +134,21 @@ impl RealFs {
     }
 }
 
+/// Returns what the group of a root of this mode may do with what is below it: what it may do with
+/// the root, where that is shared. The setgid bit says so, and gives all below the same group.
+fn group_mode(root: u32) -> Mode {
+    let mode = Mode::from_raw_mode(root);
+    match mode.contains(Mode::SGID) {
+        true => mode & GROUP_FOLDER_MODE,
+        false => Mode::empty(),
+    }
+}
+
+/// Returns whether the folder of a repository is shared with a group.
+pub(crate) fn is_shared(path: &Path) -> bool {
+    rustix::fs::stat(path).is_ok_and(|stat| !group_mode(stat.st_mode).is_empty())
+}
+
 fn refused(op: &'static str, path: &Path, err: io::Error) -> StorageError {
     StorageError::from_io(op, &path.to_string_lossy(), err)
 }
@@ -157,7 +193,12 @@ impl FileSystem for RealFs {
 
     fn create_new(&self, path: &str) -> io::Result<RealFile> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        Ok(RealFile::new(self.open_with(path, flags)?))
+        let file = self.open_with(path, flags)?;
+        if !self.group.is_empty() {
+            // Whatever the process's umask takes away.
+            rustix::fs::fchmod(&file, FILE_MODE | (self.group & GROUP_FILE_MODE))?;
+        }
+        Ok(RealFile::new(file))
     }
 
     fn open(&self, path: &str) -> io::Result<RealFile> {
@@ -227,7 +268,14 @@ impl FileSystem for RealFs {
     }
 
     fn make_folder(&self, path: &str) -> io::Result<()> {
-        Ok(rustix::fs::mkdirat(&self.root, path, FOLDER_MODE)?)
+        let made = rustix::fs::mkdirat(&self.root, path, FOLDER_MODE);
+        if !self.group.is_empty() && matches!(made, Ok(()) | Err(Errno::EXIST)) {
+            let mode = FOLDER_MODE | self.group | Mode::SGID;
+            let set = rustix::fs::chmodat(&self.root, path, mode, AtFlags::empty());
+            // One that is there may be another's, who has seen to it; or its maker died before.
+            made.and(set)?;
+        }
+        Ok(made?)
     }
 
     fn remove_file(&self, path: &str) -> io::Result<()> {

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, RenameFlags};
@@ -27,7 +28,8 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// Creates the file that is to be at `path`.
+    /// Creates the file that is to be at `path`. Only its owner may read it, half or whole: a
+    /// guest's disk holds what the guest keeps secret.
     pub(super) fn create(path: &Path, overwrite: bool) -> Result<Self, TargetError> {
         let exists = fs::symlink_metadata(path).is_ok();
         if exists && !overwrite {
@@ -49,6 +51,7 @@ impl Partial {
             let made = OpenOptions::new()
                 .write(true)
                 .create_new(true)
+                .mode(0o600)
                 .open(&temporary);
             match made {
                 Ok(file) => {

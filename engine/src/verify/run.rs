@@ -92,8 +92,8 @@ fn documents(
     };
     let repository = contents.repository();
     for unreadable in list.unreadable.iter().filter(|it| is_wanted(it.id)) {
-        if unreadable.error.is_unsupported() {
-            // Newer, and not damaged: it ends the verify, as a newer pack or note does.
+        if unreadable.error.is_unsupported() || unreadable.error.is_shortage() {
+            // Newer or out of reach, and not damaged: it ends the verify, as such a pack does.
             repository.manifest(unreadable.id)?;
         }
         findings.document(Name::Snapshot(unreadable.id), &unreadable.error);
@@ -109,10 +109,14 @@ fn documents(
         match repository.note(snapshot, id) {
             // It went with its snapshot, or for a later one.
             Err(RepositoryError::Storage(StorageError::NotFound(_))) | Ok(_) => {}
+            Err(error) if error.is_shortage() => return Err(error.into()),
             Err(error) => findings.document(listed.name, &error),
         }
     }
     for (id, error) in repository.damaged_key_slots()? {
+        if error.is_shortage() {
+            return Err(error.into());
+        }
         findings.document(Name::Key(id), &error);
     }
     Ok(())

@@ -1,6 +1,9 @@
 //! One trial, from the first file that it makes to the last that it removes.
 
+use std::fs::File;
+use std::io::Write;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,7 +165,11 @@ impl Trial<'_> {
         let path = self.args.screenshot.as_ref()?;
         let taken = machine.domain().screenshot(PICTURE_LEN_MAX);
         let kept = taken.map_err(anyhow::Error::from).and_then(|(_, picture)| {
-            let written = std::fs::write(path, picture);
+            let mut options = File::options();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let written = options
+                .open(path)
+                .and_then(|mut file| file.write_all(&picture));
             written.with_context(|| format!("cannot write {}", path.display()))
         });
         match kept {

@@ -1,7 +1,9 @@
 //! `cairn restore --to`: disks as files or onto devices.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::FileTypeExt;
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use anyhow::{Context as _, Result};
 use cairn_engine::format::manifest::DiskRecord;
 use cairn_engine::repository::{Repository, Snapshot};
 use cairn_engine::restore::restore_disk;
+use cairn_engine::storage::make_private_folder;
 use cairn_engine::target::{self, Abandoned, TargetFormat, TargetOptions};
 
 use crate::context::Context;
@@ -59,7 +62,7 @@ pub fn run(
     let plan = args.plan(snapshot)?;
     let work = Work::begin(repository, snapshot, context)?;
     if args.is_folder() {
-        std::fs::create_dir_all(args.to)
+        make_private_folder(args.to)
             .with_context(|| format!("cannot make folder {}", args.to.display()))?;
         if !args.force && args.to.join(MANIFEST_FILE).exists() {
             let text = format!(
@@ -199,9 +202,11 @@ fn write_metadata(snapshot: &Snapshot, folder: &Path, force: bool) -> Result<()>
             .create(true)
             .create_new(!force)
             .truncate(force);
-        let written = options
-            .open(&path)
-            .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
+        let written = options.mode(0o600).open(&path).and_then(|mut file| {
+            // One that is there may be open to all, and a domain's XML may hold passwords.
+            file.set_permissions(Permissions::from_mode(0o600))?;
+            file.write_all(text.as_bytes())
+        });
         written.with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())

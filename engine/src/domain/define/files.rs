@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use super::{DefineError, DefineOptions, NVRAM, Plan, Result, TPM, file};
@@ -106,7 +106,8 @@ pub(super) fn write(
             .write(true)
             .truncate(true)
             .create(true)
-            .create_new(!options.force);
+            .create_new(!options.force)
+            .mode(0o600);
         let opened = opening.open(path).map_err(file("create", path))?;
         made.add(path, is_new);
         let mut out = BufWriter::new(opened);
