@@ -162,6 +162,17 @@ impl Repository {
         memory.write(path);
     }
 
+    /// Misses snapshots no more that were forgotten, whatever becomes of them.
+    pub(super) fn unremember(&self, snapshots: &[SnapshotId]) {
+        let path = self.memory_file();
+        let mut memory = Memory::read(path);
+        let before = memory.snapshots.len();
+        memory.snapshots.retain(|id, _| !snapshots.contains(id));
+        if memory.snapshots.len() != before {
+            memory.write(path);
+        }
+    }
+
     /// Returns the highest place of a snapshot of a VM that this client remembers; 0 for none.
     pub fn remembered_ordinal(&self, vm: &str) -> u64 {
         let memory = Memory::read(self.memory_file());

@@ -165,6 +165,7 @@ impl Repository {
             let after = states.get(id).and_then(|state| state.last_note);
             self.add_note_after(*id, Fact::Forgotten, after)?;
         }
+        self.unremember(snapshots);
         Ok(())
     }
 
