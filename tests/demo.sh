@@ -81,22 +81,22 @@ change_disk() {
 # Asks QEMU itself, over a socket and read-only; the server ends with its one client.
 bitmap_bytes() {
     # The path of a socket may hold 107 bytes, and QEMU wants it whole: this one is always short.
-    local socket=/proc/self/cwd/nbd.socket
-    qemu-nbd -f qcow2 -r -B b0 -k "$socket" --fork disk.qcow2
+    local socket=/proc/self/cwd/nbd.socket name
+    name=$(qemu-img info --output=json disk.qcow2 | sed -n 's/.*"name": "\(cairn-auto-[^"]*\)".*/\1/p')
+    qemu-nbd -f qcow2 -r -B "$name" -k "$socket" --fork disk.qcow2
     # Through this window QEMU calls dirty blocks "no data".
     qemu-img map --output=json --image-opts \
-        "driver=nbd,server.type=unix,server.path=$socket,x-dirty-bitmap=qemu:dirty-bitmap:b0" |
+        "driver=nbd,server.type=unix,server.path=$socket,x-dirty-bitmap=qemu:dirty-bitmap:$name" |
         tr '{' '\n' | sed -n '/"data": false/s/.*"length": \([0-9]*\).*/\1/p' |
         awk '{ sum += $1 } END { print sum + 0 }'
 }
 
 full_backup() {
-    say "The bitmap is added first, while nobody has the image open: from now on QEMU notes in it"
-    say "which blocks change, so the next backup knows where to look."
-    show qemu-img bitmap --add disk.qcow2 b0
+    say "It adds a bitmap to the image first: from now on QEMU notes in it which blocks change, so the"
+    say "next backup knows where to look."
     local from
     from=$(date +%s%N)
-    show "$cairn" backup web1 --disk "vda=disk.qcow2,format=qcow2"
+    show "$cairn" backup web1 --disk "vda=disk.qcow2,format=qcow2,bitmap=auto"
     say "took $(seconds "$from"); the repository now takes $(mib "$(used_bytes "$CAIRN_REPOSITORY")")"
 }
 
@@ -104,11 +104,9 @@ incremental_backup() {
     local before from
     before=$(used_bytes "$CAIRN_REPOSITORY")
     from=$(date +%s%N)
-    show "$cairn" backup web1 --disk "vda=disk.qcow2,format=qcow2,bitmap=b0" --parent web1@latest
+    show "$cairn" backup web1 --disk "vda=disk.qcow2,format=qcow2,bitmap=auto"
     say "took $(seconds "$from"); the repository grew by $((($(used_bytes "$CAIRN_REPOSITORY") - before) / 1024)) KiB."
     say "The snapshot is complete in itself: it needs no other to be restored."
-    say "For the next backup the bitmap would be cleared now, while the image is at rest:"
-    show qemu-img bitmap --clear disk.qcow2 b0
 }
 
 restore_and_compare() {

@@ -119,7 +119,7 @@ impl Context {
 
     /// Says something that must not be missed.
     pub fn warn(&self, text: &str) {
-        eprintln!("warning: {text}");
+        warn(text);
     }
 
     /// Returns whether the user asked for more than results and remarks.
@@ -133,6 +133,11 @@ impl Context {
             eprintln!("{text}");
         }
     }
+}
+
+/// Says something that must not be missed, whatever the options.
+pub fn warn(text: &str) {
+    eprintln!("warning: {text}");
 }
 
 /// Whoever reads stdout may stop reading (`cairn snapshots | head -1`). The work is done by then,

@@ -3,6 +3,7 @@
 #[cfg(feature = "libvirt")]
 mod domain;
 pub mod repair;
+mod resolve;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use cairn_engine::image::ImageError;
 use cairn_engine::pack::PackError;
 use cairn_engine::recipe::RecipeError;
 use cairn_engine::repository::RepositoryError;
-use cairn_engine::repository::reference::{ParseRefError, ResolveError};
+use cairn_engine::repository::reference::ParseRefError;
 use cairn_engine::restore::RestoreError;
 use cairn_engine::source::SourceError;
 use cairn_engine::stats::StatsError;
@@ -218,7 +219,7 @@ fn outcome_of_cause(cause: Cause<'_>) -> Option<Outcome> {
     if let Some(outcome) = domain::outcome(cause) {
         return Some(outcome);
     }
-    if let Some(outcome) = repair::outcome(cause) {
+    if let Some(outcome) = repair::outcome(cause).or_else(|| resolve::outcome(cause)) {
         return Some(outcome);
     }
     if cause.is::<CliError>() || cause.is::<ParseRefError>() {
@@ -327,11 +328,8 @@ fn hint_for(error: &Error) -> Option<String> {
 }
 
 fn hint_for_cause(cause: Cause<'_>) -> Option<String> {
-    if let Some(ResolveError::Ambiguous { candidates, .. }) = cause.downcast_ref() {
-        let ids = candidates.iter().take(8);
-        let ids: Vec<String> = ids.map(|id| id.to_hex()[..12].into()).collect();
-        let ids = ids.join(", ");
-        return Some(format!("give more digits of the one that is meant: {ids}"));
+    if let Some(hint) = resolve::hint(cause) {
+        return Some(hint);
     }
     #[cfg(feature = "libvirt")]
     if let Some(hint) = domain::hint(cause) {
@@ -346,11 +344,7 @@ fn hint_for_cause(cause: Cause<'_>) -> Option<String> {
         .or_else(|| cause.downcast_ref().and_then(mount_hint))
         .or_else(|| cause.downcast_ref().and_then(target_hint))
         .or_else(|| cause.downcast_ref().and_then(guest_hint))
-        .or_else(|| domain_hint(cause))
-        .or_else(|| {
-            let unknown = cause.is::<ResolveError>();
-            unknown.then_some("`cairn snapshots` lists what there is")
-        });
+        .or_else(|| domain_hint(cause));
     hint.map(str::to_owned)
 }
 
@@ -515,6 +509,7 @@ mod tests {
     use std::io;
 
     use cairn_engine::id::SnapshotId;
+    use cairn_engine::repository::reference::ResolveError;
 
     use super::*;
 

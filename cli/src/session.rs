@@ -1,21 +1,23 @@
 //! A repository as the commands use it: opened, listed, and snapshots found by what was typed.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use cairn_engine::crypto::Passphrase;
 use cairn_engine::id::SnapshotId;
-use cairn_engine::repository::reference::{SnapshotRef, SnapshotSummary};
+use cairn_engine::repository::newest::{Candidates, Loss, SnapshotSummary};
+use cairn_engine::repository::reference::{ResolveError, SnapshotRef};
 use cairn_engine::repository::{
-    Access, Contents, OpenOptions, PutBack, Repository, RepositoryError, Snapshot, SnapshotList,
-    Unseen,
+    Access, Contents, Known, OpenOptions, PutBack, Repository, RepositoryError, Snapshot,
+    SnapshotList, Unseen,
 };
 use cairn_engine::storage::{Folder, Name, SharedStorage, StorageError};
 use jiff::tz::TimeZone;
 use zeroize::Zeroizing;
 
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::exit::repair::HasSpare;
 use crate::exit::{CliError, one_line};
 use crate::output::time;
@@ -176,7 +178,13 @@ fn unseen(why: Unseen) -> String {
 /// The snapshots of a repository, and how to find one.
 pub struct Snapshots {
     pub list: SnapshotList,
+    among: Candidates,
+    /// Those whose dates were said to be wrong.
+    doubted: Mutex<BTreeSet<SnapshotId>>,
 }
+
+/// Most snapshots that are gone and are named one by one.
+const GONE_NAMED_MAX: usize = 3;
 
 impl Snapshots {
     /// Reads them all. Ones that cannot be read are said, and hide none of the others.
@@ -187,14 +195,27 @@ impl Snapshots {
             let id = unreadable.id.short();
             context.remark(&format!("warning: snapshot {id} cannot be read: {error}"));
         }
-        if let Some(seen) = repository.remember(&list) {
-            let (id, vm, time) = (seen.id.short(), &seen.vm, time::local(seen.time));
-            context.warn(&format!(
-                "snapshot {id} of {vm}, {time}, was here before and is gone, though nobody forgot \
-                 it: was the repository set back, or a snapshot deleted?"
-            ));
+        let seen = repository.remember(&list);
+        let among = list.candidates(&seen);
+        let gone = among.lost.iter().filter(|lost| lost.loss == Loss::Gone);
+        let gone: Vec<_> = gone.collect();
+        for lost in gone.iter().take(GONE_NAMED_MAX) {
+            if let Some(Known { vm, time, .. }) = &lost.known {
+                let (id, time) = (lost.id.short(), time::local(*time));
+                context.warn(&format!(
+                    "snapshot {id} of {vm}, {time}, was here before and is gone, though nobody \
+                     forgot it: was the repository set back, or a snapshot deleted?"
+                ));
+            }
         }
-        Ok(Self { list })
+        if let Some(more @ 1..) = gone.len().checked_sub(GONE_NAMED_MAX) {
+            context.warn(&format!("and so are {more} more, each the newest of a VM"));
+        }
+        Ok(Self {
+            list,
+            among,
+            doubted: Mutex::default(),
+        })
     }
 
     /// Returns those that are not forgotten, oldest first.
@@ -211,9 +232,40 @@ impl Snapshots {
         all.filter(|snapshot| snapshot.state.forgotten.is_some())
     }
 
-    /// Returns the one snapshot that a text names.
+    /// Returns the one snapshot that a text names. A date of it that cannot be right is said.
     pub fn find(&self, text: &str) -> Result<&Snapshot> {
-        find_in(self.live(), text).map_err(|error| self.unreadable(text).unwrap_or(error))
+        let found = self.find_in(text, &self.among);
+        let found = found.map_err(|error| match error.is::<ResolveError>() {
+            true => self.unreadable(text).unwrap_or(error),
+            false => error,
+        })?;
+        self.say_contradiction(found.id);
+        Ok(found)
+    }
+
+    /// Says once that the dates of a snapshot and of another cannot both be right.
+    fn say_contradiction(&self, id: SnapshotId) {
+        let Some([first, second]) = self.among.contradiction(id) else {
+            return;
+        };
+        let mut said = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.insert(id) {
+            let told = |snapshot: &SnapshotSummary| {
+                let time = time::local(snapshot.time);
+                format!("{}, dated {time}", snapshot.id.short())
+            };
+            let (vm, first, second) = (&first.vm, told(first), told(second));
+            context::warn(&format!(
+                "of {vm} snapshot {first}, was made before {second}: a clock was wrong"
+            ));
+        }
+    }
+
+    /// Returns a lost snapshot that may have been made after this one, of the same VM.
+    pub fn may_be_newer(&self, snapshot: &Snapshot) -> Option<SnapshotId> {
+        let summary = snapshot.summary();
+        let lost = self.among.in_doubt(&summary.vm, None, Some(&summary));
+        lost.first().map(|lost| lost.id)
     }
 
     /// Returns why the snapshot cannot be read whose id a text begins, where there is one.
@@ -227,7 +279,18 @@ impl Snapshots {
 
     /// Returns the one forgotten snapshot that a text names.
     pub fn find_forgotten(&self, text: &str) -> Result<&Snapshot> {
-        find_in(self.forgotten(), text)
+        let among = Candidates {
+            snapshots: self.among.others.clone(),
+            ..Candidates::default()
+        };
+        self.find_in(text, &among)
+    }
+
+    fn find_in(&self, text: &str, among: &Candidates) -> Result<&Snapshot> {
+        let id = SnapshotRef::parse(text, &TimeZone::system())?.resolve(among)?;
+        let mut all = self.list.snapshots.iter();
+        let found = all.find(|snapshot| snapshot.id == id);
+        found.with_context(|| format!("snapshot {id} is not listed any more"))
     }
 
     /// Returns one line about a snapshot, for remarks.
@@ -235,13 +298,4 @@ impl Snapshots {
         let (id, vm) = (snapshot.id.short(), &snapshot.manifest.vm);
         format!("{id} of {vm}, {}", time::local(snapshot.manifest.time))
     }
-}
-
-fn find_in<'s>(snapshots: impl Iterator<Item = &'s Snapshot>, text: &str) -> Result<&'s Snapshot> {
-    let reference = SnapshotRef::parse(text, &TimeZone::system())?;
-    let snapshots: Vec<&Snapshot> = snapshots.collect();
-    let summaries: Vec<SnapshotSummary> = snapshots.iter().map(|found| found.summary()).collect();
-    let id = reference.resolve(&summaries)?;
-    let found = snapshots.into_iter().find(|snapshot| snapshot.id == id);
-    found.with_context(|| format!("snapshot {id} is not listed any more"))
 }

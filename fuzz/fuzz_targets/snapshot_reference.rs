@@ -3,7 +3,8 @@
 #![no_main]
 
 use cairn_engine::id::SnapshotId;
-use cairn_engine::repository::reference::{SnapshotRef, SnapshotSummary};
+use cairn_engine::repository::newest::{Candidates, SnapshotSummary};
+use cairn_engine::repository::reference::SnapshotRef;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use libfuzzer_sys::fuzz_target;
@@ -20,10 +21,16 @@ fuzz_target!(|text: &str| {
         vm: if day % 2 == 0 { "web1" } else { "abcd" }.to_owned(),
         time: Timestamp::from_second(1_790_000_000 + i64::from(day) * 86_400)
             .expect("the moment is within bounds"),
+        ordinal: u64::from(day % 3),
+        parent: None,
+        domain: None,
     };
-    let snapshots: Vec<SnapshotSummary> = (0..32).map(snapshot).collect();
-    if let Ok(found) = reference.resolve(&snapshots) {
-        let vm = &snapshots[usize::from(found.as_bytes()[0])].vm;
+    let among = Candidates {
+        snapshots: (0..32).map(snapshot).collect(),
+        ..Candidates::default()
+    };
+    if let Ok(found) = reference.resolve(&among) {
+        let vm = &among.snapshots[usize::from(found.as_bytes()[0])].vm;
         assert!(text.starts_with(vm.as_str()) || found.to_hex().starts_with(text));
     }
 });

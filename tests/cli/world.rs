@@ -115,7 +115,18 @@ impl World {
         let new = blake3::hash(bytes.as_bytes()).to_string();
         fs::remove_file(folder.join(id)).expect("the manifest can be removed");
         fs::write(folder.join(&new), bytes).expect("the manifest can be written");
+        // The one that was made is not missed.
+        self.clear_memory();
         new
+    }
+
+    /// Lets this client forget which snapshots it has seen.
+    pub fn clear_memory(&self) {
+        let mut cached = Vec::new();
+        files_below(&self.path("cache"), &mut cached);
+        for file in cached.iter().filter(|file| file.ends_with("newest")) {
+            fs::remove_file(file).expect("what is remembered can be removed");
+        }
     }
 
     /// Restores `vda` of a snapshot as a raw file, and returns its bytes.

@@ -200,7 +200,7 @@ fn recipes() {
 
 #[test]
 fn manifests() {
-    run("manifest", 25, |vector| {
+    run("manifest", 27, |vector| {
         let manifest = Manifest::decode(&vector.bytes).map_err(name)?;
         assert_eq!(manifest.vm, vector.field("vm"));
         let targets: Vec<_> = manifest.disks.iter().map(|disk| &*disk.target).collect();
@@ -219,7 +219,7 @@ fn manifests() {
 
 #[test]
 fn notes() {
-    run("note", 13, |vector| {
+    run("note", 15, |vector| {
         let note = Note::decode(&vector.bytes).map_err(name)?;
         let (kind, what) = match &note.fact {
             Fact::Forgotten => ("forgotten", ""),
@@ -227,6 +227,7 @@ fn notes() {
             Fact::Verified { what } => ("verified", &**what),
             Fact::Proved { what } => ("proved", &**what),
             Fact::Disproved { what } => ("disproved", &**what),
+            Fact::Mistrusted { what } => ("mistrusted", &**what),
             Fact::Other { kind } => (&**kind, "tape"),
             other => return Err(name(other)),
         };

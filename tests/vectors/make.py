@@ -253,6 +253,8 @@ def manifests():
     disk = json.loads(manifest())["disks"][0]
     case("one_disk", "ok", manifest(), vm="web", targets="vda")
     case("first_of_its_line", "ok", manifest(parent=None, disks=[]), vm="web", targets="")
+    case("with_ordinal", "ok", manifest(ordinal=2**53), vm="web", targets="vda")
+    case("giant_ordinal", "OutOfRange", manifest(ordinal=2**53 + 1))
     case("unknown_members", "ok", manifest(site="north", disk={"serial": 7}), vm="web", targets="vda")
     case("newer_version", "UnsupportedVersion", b'{"version":2,"vm":7}')
     case("no_version", "BadDocument", b"{}")
@@ -310,6 +312,8 @@ def notes():
     case("verified", "ok", "verified", what="data", seconds=7)
     case("proved", "ok", "proved", what="booted")
     case("disproved", "ok", "disproved", what="boot: silent", site="north")
+    case("mistrusted", "ok", "mistrusted", what="vda")
+    case("mistrusted_without_what", "Malformed", "mistrusted")
     case("unknown_kind", "ok", "archived", what="tape", shelf=7)
     case("newer_version", "UnsupportedVersion", "proved", version=2)
     case("proved_without_what", "Malformed", "proved")

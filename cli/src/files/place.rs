@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use anyhow::Result;
 use cairn_engine::guest::open::AreaName;
 use cairn_engine::repository::Snapshot;
+use cairn_engine::repository::reference::ResolveError;
 
 use crate::exit::CliError;
 use crate::files::shown;
@@ -36,6 +37,7 @@ pub struct Inside {
 pub fn find<'s>(snapshots: &'s Snapshots, text: &OsStr) -> Result<(&'s Snapshot, Option<Inside>)> {
     let bytes = text.as_bytes();
     let mut first_error = None;
+    let mut in_doubt = None;
     let mut no_disk = None;
     for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == b':') {
         let Ok(head) = std::str::from_utf8(&bytes[..at]) else {
@@ -49,6 +51,7 @@ pub fn find<'s>(snapshots: &'s Snapshots, text: &OsStr) -> Result<(&'s Snapshot,
                 }
                 no_disk = Some((snapshot, rest));
             }
+            Err(error) if is_in_doubt(&error) => in_doubt = in_doubt.or(Some(error)),
             Err(error) => first_error = first_error.or(Some(error)),
         }
     }
@@ -58,6 +61,8 @@ pub fn find<'s>(snapshots: &'s Snapshots, text: &OsStr) -> Result<(&'s Snapshot,
     };
     match (whole, no_disk) {
         (Ok(snapshot), _) => Ok((snapshot, None)),
+        // An older snapshot must not be taken for one that is lost.
+        (Err(error), _) if in_doubt.is_some() => Err(in_doubt.unwrap_or(error)),
         (Err(_), Some((snapshot, rest))) => {
             let (rest, targets) = (shown(rest), targets(snapshot).join(", "));
             let text = format!("`{rest}` names no disk of the snapshot, which has: {targets}");
@@ -65,6 +70,10 @@ pub fn find<'s>(snapshots: &'s Snapshots, text: &OsStr) -> Result<(&'s Snapshot,
         }
         (Err(error), None) => Err(first_error.unwrap_or(error)),
     }
+}
+
+fn is_in_doubt(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ResolveError::InDoubt { .. }))
 }
 
 fn targets(snapshot: &Snapshot) -> Vec<&str> {

@@ -78,10 +78,12 @@ pub fn backup(
     if options.cancel.is_cancelled() {
         return Err(BackupError::Cancelled);
     }
+    // Late, so that whatever was published meanwhile comes before.
+    let ordinal = repository.next_ordinal(&request.vm)?;
     if let Some(check) = options.before_publish {
         check().map_err(|reason| BackupError::Withdrawn { reason })?;
     }
-    let manifest = record::manifest(request, taken.disks, taken.files, time);
+    let manifest = record::manifest(request, taken.disks, taken.files, time, ordinal);
     let snapshot = repository.publish(contents.session(), &manifest)?;
     Ok(BackupDone {
         snapshot,

@@ -13,6 +13,7 @@ pub(super) fn manifest(
     disks: Vec<DiskRecord>,
     files: Vec<FileRecord>,
     time: Timestamp,
+    ordinal: u64,
 ) -> Manifest {
     let is_incremental = disks.iter().any(|disk| disk.mode == DiskMode::Incremental);
     let parent = request.parent.filter(|_| is_incremental);
@@ -20,6 +21,7 @@ pub(super) fn manifest(
         version: MANIFEST_VERSION,
         vm: request.vm,
         time,
+        ordinal,
         parent: parent.map(|parent| parent.id),
         host: host_name(),
         program: concat!("cairn ", env!("CARGO_PKG_VERSION")).to_owned(),

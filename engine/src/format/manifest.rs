@@ -15,6 +15,8 @@ use crate::limits::{DISK_LEN_MAX, MANIFEST_LEN_MAX};
 
 /// Version of manifests.
 pub const MANIFEST_VERSION: u32 = 1;
+/// Greatest ordinal of a snapshot: every reader of JSON gets it right.
+pub const ORDINAL_MAX: u64 = 1 << 53;
 /// Longest name of a VM or target, in bytes: longer ones are no file names.
 pub const NAME_LEN_MAX: usize = 255;
 
@@ -30,6 +32,10 @@ pub struct Manifest {
     /// The point in time that the disks show.
     #[serde(with = "json::timestamp")]
     pub time: Timestamp,
+    /// Its place among the snapshots of the VM: one more than all that its writer saw there, and 0
+    /// where the writer counted none. Clocks may say otherwise.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ordinal: u64,
     /// The snapshot that this one was computed against.
     pub parent: Option<SnapshotId>,
     /// The host that made the backup.
@@ -205,6 +211,7 @@ impl Manifest {
 
     fn check(&self) -> Result<(), FormatError> {
         check_name(&self.vm)?;
+        at_most("ordinal of a snapshot", self.ordinal, ORDINAL_MAX)?;
         let mut targets = BTreeSet::new();
         for disk in &self.disks {
             check_name(&disk.target)?;
@@ -231,6 +238,10 @@ impl Manifest {
         }
         self.domain.as_ref().map_or(Ok(()), DomainRecord::check)
     }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Checks the name of a file in a manifest: it is restored under that name.

@@ -65,6 +65,12 @@ pub enum Fact {
         /// What was done, and what went wrong.
         what: String,
     },
+    /// What was said to be unchanged since then was not: nothing is computed by its changes since
+    /// this snapshot again.
+    Mistrusted {
+        /// The target of the disk.
+        what: String,
+    },
     /// A fact that this version does not know, and does not act on.
     Other {
         /// Its kind.
@@ -103,6 +109,7 @@ impl Note {
             Fact::Verified { what } => ("verified", Some(what.clone())),
             Fact::Proved { what } => ("proved", Some(what.clone())),
             Fact::Disproved { what } => ("disproved", Some(what.clone())),
+            Fact::Mistrusted { what } => ("mistrusted", Some(what.clone())),
             // A member `what` of an unknown fact is kept among the unknown members.
             Fact::Other { kind } => (kind.as_str(), take_text(&mut unknown, "what")),
         };
@@ -133,13 +140,15 @@ impl Note {
             ("verified", Some(what)) => Fact::Verified { what },
             ("proved", Some(what)) => Fact::Proved { what },
             ("disproved", Some(what)) => Fact::Disproved { what },
+            ("mistrusted", Some(what)) => Fact::Mistrusted { what },
             (
                 "forgotten" | "undeleted" | "protected" | "unprotected" | "pinned" | "unpinned"
-                | "verified" | "proved" | "disproved",
+                | "verified" | "proved" | "disproved" | "mistrusted",
                 _,
             ) => {
                 return Err(FormatError::Malformed {
-                    rule: "pins, `verified`, `proved` and `disproved` must say what, others not",
+                    rule: "pins, `verified`, `proved`, `disproved` and `mistrusted` must say what, \
+                           others not",
                 });
             }
             (_, detail) => {
@@ -180,7 +189,8 @@ mod tests {
             Fact::Unpinned { what: what.clone() },
             Fact::Verified { what: what.clone() },
             Fact::Proved { what: what.clone() },
-            Fact::Disproved { what },
+            Fact::Disproved { what: what.clone() },
+            Fact::Mistrusted { what },
         ] {
             let note = Note {
                 snapshot: SnapshotId::from_bytes([7; 32]),
@@ -216,6 +226,7 @@ mod tests {
             ("unpinned", ""),
             ("proved", ""),
             ("disproved", ""),
+            ("mistrusted", ""),
             ("forgotten", r#","what":"x""#),
         ] {
             let (id, time) = ("5a".repeat(32), "2026-11-20T08:00:00Z");

@@ -25,6 +25,8 @@ pub struct SnapshotState {
     pub pins: BTreeSet<String>,
     /// When it was tried, oldest first.
     pub proofs: Vec<Proof>,
+    /// Targets of the disks whose changes since the snapshot were told wrong once.
+    pub mistrusted: BTreeSet<String>,
     /// How much of it was last read when without a finding, by what was read.
     pub verified: BTreeMap<String, Timestamp>,
     /// When the last of its notes was written, as far as clocks can be trusted.
@@ -78,6 +80,7 @@ impl SnapshotState {
                 passed: matches!(&note.fact, Fact::Proved { .. }),
                 what: what.clone(),
             }),
+            Fact::Mistrusted { what } => drop(self.mistrusted.insert(what.clone())),
             Fact::Verified { what } => drop(self.verified.insert(what.clone(), note.time)),
             Fact::Other { .. } => {}
         }
@@ -162,6 +165,7 @@ impl Repository {
             let after = states.get(id).and_then(|state| state.last_note);
             self.add_note_after(*id, Fact::Forgotten, after)?;
         }
+        self.unremember(snapshots);
         Ok(())
     }
 

@@ -42,6 +42,32 @@ pub struct OpenOptions {
     pub cache: PathBuf,
 }
 
+impl OpenOptions {
+    /// Returns where the repository is, in one way whichever leads to it.
+    fn place(&self, storage: &dyn Storage) -> String {
+        match &self.local {
+            Some(local) => {
+                let path = std::fs::canonicalize(local);
+                path.as_ref().unwrap_or(local).display().to_string()
+            }
+            None => storage.location(),
+        }
+    }
+
+    /// Returns what tells the place of a repository from others, as a file name.
+    pub(super) fn place_name(&self, storage: &dyn Storage) -> String {
+        let place = self.place(storage);
+        blake3::hash(place.as_bytes()).to_hex().to_string()
+    }
+
+    /// Returns the folder of what this client remembers of a repository. A copy elsewhere has the
+    /// same id, and packs, snapshots and sessions of its own.
+    pub(super) fn folder_of(&self, storage: &dyn Storage, repository: RepositoryId) -> PathBuf {
+        let of_id = self.cache.join(repository.to_hex());
+        of_id.join(&self.place_name(storage)[..16])
+    }
+}
+
 /// A repository whose settings are known and whose keys are open.
 pub struct Repository {
     storage: SharedStorage,
@@ -158,7 +184,7 @@ impl Repository {
         keys: Keys,
         options: &OpenOptions,
     ) -> Result<Arc<Self>, RepositoryError> {
-        let cache = options.cache.join(config.repository_id.to_hex());
+        let cache = options.folder_of(&*storage, config.repository_id);
         let (index_folder, temp) = match &options.local {
             Some(local) if !keys.is_sealed() && !is_shared(local) => {
                 (local.join("index"), Temp::Session(local.clone()))

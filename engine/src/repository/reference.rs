@@ -9,22 +9,12 @@ use jiff::civil::{DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
+use super::newest::{Candidates, Loss, LostSnapshot, SnapshotSummary};
 use crate::id::SnapshotId;
 
 /// Fewest digits of an id that are taken for one. Three would collide by chance in a hundred
 /// snapshots.
 pub const ID_PREFIX_LEN_MIN: usize = 4;
-
-/// What a reference needs to know of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnapshotSummary {
-    /// Its id.
-    pub id: SnapshotId,
-    /// The VM that it is of.
-    pub vm: String,
-    /// When it was taken.
-    pub time: Timestamp,
-}
 
 /// A snapshot as someone named it: `ID`, `VM`, `VM@latest`, `VM@ID` or `VM@DATE[THH[:MM]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +79,16 @@ pub enum ResolveError {
         /// Those that fit, in the order of their ids.
         candidates: Vec<SnapshotId>,
     },
+    /// The latest is asked for, and may be one that is lost.
+    #[error("`{reference}` may mean snapshot {}, which is damaged or gone", lost[0].id.short())]
+    InDoubt {
+        /// The reference as it was written.
+        reference: String,
+        /// Those that may be meant; at least one.
+        lost: Vec<LostSnapshot>,
+        /// What would be meant without them.
+        older: Option<SnapshotId>,
+    },
 }
 
 impl SnapshotRef {
@@ -112,24 +112,18 @@ impl SnapshotRef {
         })
     }
 
-    /// Returns the snapshot that is meant, among `snapshots` in any order. Whoever calls leaves
-    /// out those that are forgotten.
-    pub fn resolve(&self, snapshots: &[SnapshotSummary]) -> Result<SnapshotId, ResolveError> {
+    /// Returns the snapshot that is meant.
+    pub fn resolve(&self, among: &Candidates) -> Result<SnapshotId, ResolveError> {
         let mut found = match &self.selector {
             Selector::IdOrVm(name) => {
-                let mut found = by_prefix(snapshots, name, |_| true);
-                found.extend(latest(snapshots, |snapshot| snapshot.vm == *name));
+                let mut found = by_prefix(among, name, None);
+                found.extend(self.newest(among, name, None)?);
                 found
             }
-            Selector::Latest { vm } => latest(snapshots, |snapshot| snapshot.vm == *vm)
-                .into_iter()
-                .collect(),
-            Selector::IdOfVm { vm, prefix } => {
-                by_prefix(snapshots, prefix, |snapshot| snapshot.vm == *vm)
-            }
+            Selector::Latest { vm } => self.newest(among, vm, None)?.into_iter().collect(),
+            Selector::IdOfVm { vm, prefix } => by_prefix(among, prefix, Some(vm)),
             Selector::Before { vm, end } => {
-                let meant = |snapshot: &SnapshotSummary| snapshot.vm == *vm && snapshot.time < *end;
-                latest(snapshots, meant).into_iter().collect()
+                self.newest(among, vm, Some(*end))?.into_iter().collect()
             }
         };
         found.sort_unstable();
@@ -142,6 +136,26 @@ impl SnapshotRef {
             _ => Err(ResolveError::Ambiguous {
                 reference: self.text.clone(),
                 candidates: found,
+            }),
+        }
+    }
+
+    /// Returns the newest snapshot of a VM, of those dated before a moment where one is given.
+    fn newest(
+        &self,
+        among: &Candidates,
+        vm: &str,
+        before: Option<Timestamp>,
+    ) -> Result<Option<SnapshotId>, ResolveError> {
+        let newest = among.newest(vm, before);
+        let lost = among.in_doubt(vm, before, newest);
+        let newest = newest.map(|snapshot| snapshot.id);
+        match lost.is_empty() {
+            true => Ok(newest),
+            false => Err(ResolveError::InDoubt {
+                reference: self.text.clone(),
+                lost,
+                older: newest,
             }),
         }
     }
@@ -237,31 +251,24 @@ fn digits(text: &str) -> Option<usize> {
         .then_some(text.len())
 }
 
-fn by_prefix(
-    snapshots: &[SnapshotSummary],
-    prefix: &str,
-    meant: impl Fn(&SnapshotSummary) -> bool,
-) -> Vec<SnapshotId> {
-    let fits =
-        |snapshot: &&SnapshotSummary| meant(snapshot) && snapshot.id.to_hex().starts_with(prefix);
-    snapshots
-        .iter()
-        .filter(fits)
-        .map(|snapshot| snapshot.id)
-        .collect()
-}
-
-/// Two snapshots of one moment are told apart by their ids, so that the answer does not depend on
-/// the order of a listing.
-fn latest(
-    snapshots: &[SnapshotSummary],
-    meant: impl Fn(&SnapshotSummary) -> bool,
-) -> Option<SnapshotId> {
-    let newest = snapshots
-        .iter()
-        .filter(|snapshot| meant(snapshot))
-        .max_by_key(|snapshot| (snapshot.time, snapshot.id))?;
-    Some(newest.id)
+/// Returns those whose id begins so, of one VM or of all. Lost ones count where others are found:
+/// the digits that were typed may be theirs.
+fn by_prefix(among: &Candidates, prefix: &str, vm: Option<&str>) -> Vec<SnapshotId> {
+    let fits = |id: SnapshotId, of: Option<&str>| {
+        let is_of_vm = vm.zip(of).is_none_or(|(vm, of)| vm == of);
+        is_of_vm && id.to_hex().starts_with(prefix)
+    };
+    let is_meant = |snapshot: &&SnapshotSummary| fits(snapshot.id, Some(&snapshot.vm));
+    let snapshots = among.snapshots.iter().filter(is_meant);
+    let mut found: Vec<SnapshotId> = snapshots.map(|snapshot| snapshot.id).collect();
+    if !found.is_empty() {
+        let is_meant = |lost: &&LostSnapshot| {
+            let vm = lost.known.as_ref().map(|known| &*known.vm);
+            lost.loss != Loss::Gone && fits(lost.id, vm)
+        };
+        found.extend(among.lost.iter().filter(is_meant).map(|lost| lost.id));
+    }
+    found
 }
 
 #[cfg(test)]
@@ -273,12 +280,15 @@ mod tests {
             id: SnapshotId::from_bytes([id; 32]),
             vm: vm.to_owned(),
             time: time.parse().expect("times of the tests are well-formed"),
+            ordinal: 0,
+            parent: None,
+            domain: None,
         }
     }
 
     /// Ids 01.., 02.. and so on; `abab` is a VM whose name is the beginning of another's snapshot.
-    fn history() -> Vec<SnapshotSummary> {
-        vec![
+    fn history() -> Candidates {
+        let snapshots = vec![
             snapshot(0x03, "web1", "2026-11-20T08:30:59Z"),
             snapshot(0x01, "web1", "2026-11-19T23:59:59Z"),
             snapshot(0x02, "web1", "2026-11-20T08:29:00Z"),
@@ -287,7 +297,11 @@ mod tests {
             snapshot(0xab, "db@east", "2026-10-01T00:00:00Z"),
             snapshot(0x06, "abab", "2026-11-01T00:00:00Z"),
             snapshot(0x07, "cafe", "2026-11-01T00:00:00Z"),
-        ]
+        ];
+        Candidates {
+            snapshots,
+            ..Candidates::default()
+        }
     }
 
     fn resolve_in(text: &str, zone: &TimeZone) -> Result<u8, ResolveError> {
@@ -356,15 +370,55 @@ mod tests {
         let mut alike = history();
         let mut bytes = [1; 32];
         bytes[31] = 2;
-        alike[0].id = SnapshotId::from_bytes(bytes);
+        alike.snapshots[0].id = SnapshotId::from_bytes(bytes);
         let reference = SnapshotRef::parse("0101", &TimeZone::UTC).expect("the reference parses");
-        let candidates = vec![SnapshotId::from_bytes([1; 32]), alike[0].id];
+        let candidates = vec![SnapshotId::from_bytes([1; 32]), alike.snapshots[0].id];
         let text = "0101".to_owned();
         let ambiguous = ResolveError::Ambiguous {
             reference: text,
             candidates,
         };
         assert_eq!(reference.resolve(&alike), Err(ambiguous));
+    }
+
+    #[test]
+    fn a_lost_snapshot_that_may_be_the_latest_is_no_older_one() {
+        let mut among = history();
+        let id = SnapshotId::from_bytes([0x99; 32]);
+        among.lost.push(LostSnapshot {
+            id,
+            loss: Loss::Unreadable,
+            known: None,
+        });
+        let resolve = |among: &Candidates, text: &str| {
+            let reference = SnapshotRef::parse(text, &TimeZone::UTC).expect("it parses");
+            reference.resolve(among).map(|id| id.as_bytes()[0])
+        };
+        for text in [
+            "web1",
+            "web1@latest",
+            "web1@2026-11-20",
+            "cafe",
+            "db@east@latest",
+        ] {
+            let refused = resolve(&among, text);
+            assert!(
+                matches!(&refused, Err(ResolveError::InDoubt { lost, older: Some(_), .. })
+                    if lost[0].id == id),
+                "{text}: {refused:?}"
+            );
+        }
+        assert_eq!(resolve(&among, "web1@0404"), Ok(4));
+        assert_eq!(resolve(&among, "0202"), Ok(2));
+        assert_eq!(resolve(&among, "web9"), no_such("web9"));
+        let mut bytes = [4; 32];
+        bytes[31] = 9;
+        among.lost[0].id = SnapshotId::from_bytes(bytes);
+        let both = resolve(&among, "0404");
+        assert!(
+            matches!(both, Err(ResolveError::Ambiguous { .. })),
+            "{both:?}"
+        );
     }
 
     #[test]

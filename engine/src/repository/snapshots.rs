@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::memory::SeenSnapshot;
+use super::newest::{Candidates, Loss, LostSnapshot, SnapshotSummary};
 use super::notes::SnapshotState;
-use super::reference::SnapshotSummary;
 use super::{Repository, RepositoryError};
 use crate::format::FileKind;
-use crate::format::manifest::{DiskRecord, Manifest};
+use crate::format::manifest::{DiskRecord, Manifest, ORDINAL_MAX};
 use crate::id::{SessionId, SnapshotId};
 use crate::limits::MANIFEST_LEN_MAX;
 use crate::storage::{Area, Existing, Name, StorageError};
@@ -25,11 +26,14 @@ pub struct Snapshot {
 impl Snapshot {
     /// Returns what references to snapshots are resolved by.
     pub fn summary(&self) -> SnapshotSummary {
-        let Manifest { vm, time, .. } = &*self.manifest;
+        let manifest = &*self.manifest;
         SnapshotSummary {
             id: self.id,
-            vm: vm.clone(),
-            time: *time,
+            vm: manifest.vm.clone(),
+            time: manifest.time,
+            ordinal: manifest.ordinal,
+            parent: manifest.parent,
+            domain: (manifest.domain.as_ref()).map(|domain| domain.uuid.clone()),
         }
     }
 
@@ -49,6 +53,8 @@ pub struct UnreadableSnapshot {
     pub id: SnapshotId,
     /// Why not.
     pub error: Arc<RepositoryError>,
+    /// What its notes say of it.
+    pub state: SnapshotState,
 }
 
 /// All snapshots, by time.
@@ -60,7 +66,74 @@ pub struct SnapshotList {
     pub unreadable: Vec<UnreadableSnapshot>,
 }
 
+impl SnapshotList {
+    /// Returns what references to snapshots that are not forgotten are resolved among, with what
+    /// this client [remembers](Repository::remember) and does not find.
+    pub fn candidates(&self, seen: &[SeenSnapshot]) -> Candidates {
+        let summaries = self.snapshots.iter();
+        let (others, snapshots): (Vec<_>, Vec<_>) =
+            summaries.partition(|snapshot| snapshot.state.forgotten.is_some());
+        let summaries = |of: Vec<&Snapshot>| of.into_iter().map(Snapshot::summary).collect();
+        let known = |id: SnapshotId| {
+            let seen = seen.iter().find(|seen| seen.id == id);
+            seen.map(|seen| seen.known.clone())
+        };
+        let unreadable = self
+            .unreadable
+            .iter()
+            .filter(|lost| lost.state.forgotten.is_none());
+        let unreadable = unreadable.map(|lost| LostSnapshot {
+            id: lost.id,
+            loss: match lost.error.is_unsupported() {
+                true => Loss::Unsupported,
+                false => Loss::Unreadable,
+            },
+            known: known(lost.id),
+        });
+        let gone = seen.iter().filter(|seen| !self.has(seen.id));
+        let gone = gone.map(|seen| LostSnapshot {
+            id: seen.id,
+            loss: Loss::Gone,
+            known: Some(seen.known.clone()),
+        });
+        Candidates {
+            snapshots: summaries(snapshots),
+            others: summaries(others),
+            lost: unreadable.chain(gone).collect(),
+        }
+    }
+
+    /// Returns whether a snapshot is there, readable or not.
+    pub(super) fn has(&self, id: SnapshotId) -> bool {
+        let unreadable = self.unreadable.iter().map(|snapshot| snapshot.id);
+        let mut all = self
+            .snapshots
+            .iter()
+            .map(|snapshot| snapshot.id)
+            .chain(unreadable);
+        all.any(|listed| listed == id)
+    }
+}
+
 impl Repository {
+    /// Returns the place of the next snapshot of a VM: after all that can be read and that this
+    /// client remembers. Each one that cannot be read might be the last of them.
+    pub(crate) fn next_ordinal(&self, vm: &str) -> Result<u64, RepositoryError> {
+        let mut last = self.remembered_ordinal(vm);
+        let mut unreadable = 0;
+        for listed in self.storage().list(Area::Snapshots)? {
+            let Name::Snapshot(id) = listed.name else {
+                continue;
+            };
+            match self.manifest(id) {
+                Ok(manifest) if manifest.vm == vm => last = last.max(manifest.ordinal),
+                Ok(_) | Err(RepositoryError::Storage(StorageError::NotFound(_))) => {}
+                Err(_) => unreadable += 1,
+            }
+        }
+        Ok(last.saturating_add(1 + unreadable).min(ORDINAL_MAX))
+    }
+
     /// Publishes a snapshot. Everything that it refers to must be durable.
     ///
     /// # Durability
@@ -84,9 +157,11 @@ impl Repository {
             .put(session, &Name::Snapshot(id), &stored, Existing::Refuse)
         {
             // The name is the hash of the bytes: what is there is this very manifest.
-            Ok(()) | Err(StorageError::Exists(_)) => Ok(id),
-            Err(error) => Err(error.into()),
+            Ok(()) | Err(StorageError::Exists(_)) => {}
+            Err(error) => return Err(error.into()),
         }
+        self.remember_published(id, manifest);
+        Ok(id)
     }
 
     /// Reads one manifest, checked against its name.
@@ -121,6 +196,7 @@ impl Repository {
                 Err(error) => list.unreadable.push(UnreadableSnapshot {
                     id,
                     error: Arc::new(error),
+                    state: states.get(&id).cloned().unwrap_or_default(),
                 }),
             }
         }

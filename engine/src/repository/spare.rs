@@ -33,12 +33,8 @@ struct Spare(PathBuf);
 
 impl Spare {
     fn of(storage: &dyn Storage, options: &OpenOptions) -> Self {
-        let place = match &options.local {
-            Some(local) => local.display().to_string(),
-            None => storage.location(),
-        };
-        let name = blake3::hash(place.as_bytes()).to_hex();
-        Self(options.cache.join("spare").join(name.as_str()))
+        let name = options.place_name(storage);
+        Self(options.cache.join("spare").join(name))
     }
 
     fn file(&self, name: Name) -> PathBuf {

@@ -1,5 +1,6 @@
 //! Where disk bytes come from. Knows nothing of repositories.
 
+pub mod bitmaps;
 mod error;
 mod file;
 #[cfg(feature = "libvirt")]

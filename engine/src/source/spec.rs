@@ -134,7 +134,15 @@ pub enum SpecError {
     },
 }
 
+/// What stands for a bitmap that Cairn makes, names and proves itself.
+pub const AUTO_BITMAP: &str = "auto";
+
 impl SourceSpec {
+    /// Returns whether the bitmap is one that Cairn keeps.
+    pub fn is_auto(&self) -> bool {
+        self.bitmap.as_deref() == Some(AUTO_BITMAP)
+    }
+
     /// Returns the spec of `path` with nothing said about it.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         SourceSpec::at(Location::File(path.into()))

@@ -47,7 +47,7 @@ pub fn verify_stored(
 ) -> Result<VerifyReport, VerifyError> {
     let (_, config) = read_config(&**storage)?;
     let percent = config.parity_percent;
-    let file = open.readings_file(config.repository_id);
+    let file = open.readings_file(&**storage, config.repository_id);
     let (depth, now) = (Depth::Stored, options.now);
     let turn = Turn::begin(&**storage, &file, depth, now, options.max_duration);
     let turn = turn.map_err(RepositoryError::from)?;

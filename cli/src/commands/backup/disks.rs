@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use cairn_engine::backup::{
-    self as engine, BackupDone, BackupOptions, BackupRequest, DiskRequest, Doubt, Warning,
+    self as engine, BackupDone, BackupError, BackupOptions, BackupRequest, DiskRequest, Doubt,
+    Warning,
 };
 use cairn_engine::format::Unknown;
 use cairn_engine::format::manifest::{SourceRecord, check_name};
+use cairn_engine::format::note::Fact;
 use cairn_engine::nbd::client::ClientOptions;
 use cairn_engine::progress::{Cancel, Progress};
-use cairn_engine::repository::Snapshot;
+use cairn_engine::repository::{Repository, Snapshot};
 use cairn_engine::source::{self, Limited, Location, SourceError, SourceSpec};
 
 use super::BackupArgs;
 use super::args::ParentArg;
+use super::lineage::{self, Kept, Planned};
 use crate::context::Context;
 use crate::exit::{CliError, Outcome};
 use crate::output::backup::BackupReport;
@@ -31,19 +34,21 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     let specs = args.specs()?;
     let repository = session::open(context)?;
     let snapshots = Snapshots::read(context, &repository)?;
-    let parent = args.find_parent(&snapshots)?;
+    let cancel = context.cancel()?;
+    let (mut planned, parent) = args.plan(context, &repository, &snapshots, specs)?;
     let of_vm = snapshots.live();
     let of_vm: Vec<&Snapshot> = of_vm
         .filter(|snapshot| snapshot.manifest.vm == vm)
         .collect();
-    let cancel = context.cancel()?;
-    let mut disks = Vec::with_capacity(specs.len());
-    for (target, spec) in specs {
-        let is_known = of_vm
-            .iter()
-            .any(|snapshot| snapshot.disk(&target).is_some());
-        let mut disk = open_disk(context, &cancel, target, spec, parent)?;
-        disk.is_known = is_known;
+    let mut disks = Vec::with_capacity(planned.len());
+    for planned in &mut planned {
+        let mut disk = open_disk(context, &cancel, planned, parent)?;
+        disk.is_known = (of_vm.iter()).any(|snapshot| snapshot.disk(&planned.target).is_some());
+        // All of a new disk is read as a matter of course.
+        disk.doubt = disk.doubt.filter(|_| disk.is_known);
+        if let Some(doubt) = &disk.doubt {
+            context.warn(&format!("disk {} is read whole: {doubt}", planned.target));
+        }
         if let Some(limit) = &limit {
             let (limit, cancel) = (Arc::clone(limit), cancel.clone());
             disk.source = Box::new(Limited::new(disk.source, limit, cancel));
@@ -65,10 +70,47 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     };
     let done = engine::backup(&repository, request, &options);
     drop(meter);
+    if let (Err(error), Some(parent)) = (&done, parent) {
+        distrust(context, &repository, parent, &mut planned, error);
+    }
     let done = done?;
+    for Planned { spec, kept, .. } in &mut planned {
+        if let Some(kept) = kept
+            && let Err(error) = kept.publish(spec.bitmap.as_deref())
+        {
+            context.warn(&format!("bitmaps of before stay in the image: {error}"));
+        }
+    }
     let report = BackupReport::of(&done);
     said(context, &done);
     print(context, &report)
+}
+
+/// Sees to it that the next backup reads everything of a disk whose audit failed.
+fn distrust(
+    context: &Context,
+    repository: &Repository,
+    parent: &Snapshot,
+    planned: &mut [Planned],
+    error: &BackupError,
+) {
+    let BackupError::AuditFailed { target, .. } = error else {
+        return;
+    };
+    let what = target.clone();
+    let after = parent.state.last_note;
+    if let Err(error) = repository.add_note_after(parent.id, Fact::Mistrusted { what }, after) {
+        context.warn(&format!(
+            "it cannot be noted that the bitmap of {target} is wrong: do not use it again: {error}"
+        ));
+    }
+    let mut kept = planned.iter_mut().filter(|disk| disk.target == *target);
+    let kept = kept.find_map(|disk| disk.kept.as_mut());
+    if let Some(Err(error)) = kept.map(Kept::give_up) {
+        context.warn(&format!(
+            "the bitmaps of {target} cannot be removed: {error}"
+        ));
+    }
 }
 
 /// Says what was not as it should be.
@@ -108,7 +150,15 @@ impl BackupArgs {
                 (None, true) => Some("a delta"),
                 (None, false) => None,
             };
-            if let (Some(changes), None) = (changes, &self.parent) {
+            if spec.is_auto() {
+                if let Some(ParentArg::Snapshot(_)) = &self.parent {
+                    let text = format!(
+                        "disk {}: `bitmap=auto` finds the parent itself: leave --parent out",
+                        disk.target
+                    );
+                    return Err(CliError::Usage(text).into());
+                }
+            } else if let (Some(changes), None) = (changes, &self.parent) {
                 let text = format!(
                     "disk {}: say with --parent which snapshot {changes} counts from",
                     disk.target
@@ -124,6 +174,41 @@ impl BackupArgs {
         Ok(specs)
     }
 
+    /// Decides what each disk is read by, and against which snapshot.
+    fn plan<'s>(
+        &self,
+        context: &Context,
+        repository: &Repository,
+        snapshots: &'s Snapshots,
+        specs: Vec<(String, SourceSpec)>,
+    ) -> Result<(Vec<Planned>, Option<&'s Snapshot>)> {
+        let mut planned = Vec::with_capacity(specs.len());
+        let mut has_auto = false;
+        for (target, spec) in specs {
+            has_auto |= spec.is_auto();
+            planned.push(match spec.is_auto() {
+                true => lineage::keep(context, repository, target, spec)?,
+                false => lineage::by_hand(target, spec),
+            });
+        }
+        if has_auto {
+            let parent = match (&self.parent, &self.vm) {
+                (None, Some(vm)) => lineage::prove(snapshots, vm, &mut planned),
+                _ => None,
+            };
+            return Ok((planned, parent));
+        }
+        let parent = self.find_parent(snapshots)?;
+        if let (Some(parent), Some(ParentArg::Snapshot(text))) = (parent, &self.parent) {
+            let digits = text.rsplit('@').next().unwrap_or(text);
+            let is_named = parent.id.to_hex().starts_with(digits);
+            for disk in &mut planned {
+                lineage::doubt_by_hand(snapshots, repository, parent, is_named, disk)?;
+            }
+        }
+        Ok((planned, parent))
+    }
+
     fn find_parent<'s>(&self, snapshots: &'s Snapshots) -> Result<Option<&'s Snapshot>> {
         let Some(ParentArg::Snapshot(text)) = &self.parent else {
             return Ok(None);
@@ -137,15 +222,15 @@ impl BackupArgs {
     }
 }
 
-/// Opens one disk's source, and decides whether it is read by its changes.
+/// Opens one disk's source.
 fn open_disk(
     context: &Context,
     cancel: &Cancel,
-    target: String,
-    mut spec: SourceSpec,
+    planned: &mut Planned,
     parent: Option<&Snapshot>,
 ) -> Result<DiskRequest> {
-    let has_parent = parent.is_some_and(|parent| parent.disk(&target).is_some());
+    let (target, spec) = (&planned.target, &mut planned.spec);
+    let has_parent = parent.is_some_and(|parent| parent.disk(target).is_some());
     if spec.bitmap.is_some() && !has_parent {
         context.warn(&format!(
             "disk {target}: no parent has it, so the bitmap is left aside and all is read"
@@ -156,13 +241,13 @@ fn open_disk(
         cancel: cancel.clone(),
         ..ClientOptions::default()
     };
-    let opened = match source::open_with(&spec, &waiting) {
+    let opened = match source::open_with(spec, &waiting) {
         Err(SourceError::Bitmap { name, fault, .. }) => {
             context.warn(&format!(
                 "disk {target}: bitmap `{name}` {fault}, so it is left aside and all is read"
             ));
             spec.bitmap = None;
-            source::open_with(&spec, &waiting)
+            source::open_with(spec, &waiting)
         }
         other => other,
     };
@@ -170,7 +255,7 @@ fn open_disk(
     let (kind, location) = match &spec.location {
         Location::Nbd(uri) => ("nbd".to_owned(), uri.to_string()),
         Location::File(path) => {
-            let format = source::format_of(&spec);
+            let format = source::format_of(spec);
             let kind = format.map_or_else(String::new, |format| format.to_string());
             let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
             (kind, path.display().to_string())
@@ -196,6 +281,8 @@ fn open_disk(
     ));
     Ok(DiskRequest {
         changes_only,
-        ..DiskRequest::new(target, opened, record)
+        identity: planned.identity.clone(),
+        doubt: planned.doubt.clone(),
+        ..DiskRequest::new(target.clone(), opened, record)
     })
 }

@@ -59,10 +59,13 @@ impl<'s> Shared<'s> {
     pub(super) fn open(args: &'s BackupArgs, context: &'s Context, jobs: usize) -> Result<Self> {
         let repository = session::open(context)?;
         let snapshots = Snapshots::read(context, &repository)?;
+        let mut live: Vec<Snapshot> = snapshots.live().cloned().collect();
+        // In the order in which they were made, whatever the clocks said.
+        live.sort_by_key(|snapshot| snapshot.summary().rank());
         Ok(Self {
             args,
             context,
-            snapshots: snapshots.live().cloned().collect(),
+            snapshots: live,
             limit: args.rate_limit()?,
             progress: Arc::new(Progress::default()),
             cancel: context.cancel()?,

@@ -8,6 +8,7 @@ mod domain;
 mod domain_args;
 #[cfg(feature = "libvirt")]
 mod fleet;
+mod lineage;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ that fails ends the backup; after it, it is a warning. A domain that is off has 
 
 SOURCE is a path or an NBD URI, with options after commas:
   format=raw|qcow2    the image's format, where its extension does not tell
+  bitmap=auto         read only what has changed, by dirty bitmaps that Cairn keeps in the qcow2
   bitmap=NAME         read only what this dirty bitmap of a qcow2 says has changed
   delta               what a qcow2 has not allocated is unchanged from the parent
   snapshot=NAME       read an internal snapshot of a qcow2, by name or id
@@ -49,15 +51,15 @@ Examples:
   cairn backup web1
   cairn backup web1 --full --exclude vdb --freeze agent
   cairn backup --all --jobs 2 --limit 100MiB
-  cairn backup web1 --disk vda=/vm/web1.qcow2
+  cairn backup web1 --disk vda=/vm/web1.qcow2,bitmap=auto
   cairn backup web1 --disk vda=/vm/web1.raw --disk vdb=/dev/vg0/web1-data --tag job=nightly
-  cairn backup web1 --disk vda=/vm/web1.qcow2,bitmap=b0 --parent web1@latest
   cairn backup web1 --disk 'vda=nbd+unix:///vda?socket=/run/web1.nbd'
   cairn backup web1 --disk vda=/vm/increment.4,format=qcow2,delta --parent web1@latest
 
-A bitmap counts from the moment it was added or cleared: that must be when the parent was taken,
-while nobody had the image open. With `qemu-img bitmap --add IMAGE NAME` just before the first
-backup, and `--clear` right after each later one, it does.";
+With bitmap=auto each backup adds a bitmap before it reads, and the next one counts from that: one
+command does for the first backup and for all others. Nobody may have the image open meanwhile. A
+bitmap made by hand counts from the moment it was added or cleared: that must be when the parent was
+taken. Where anything speaks against it, such as a later snapshot that was forgotten, all is read.";
 
 /// Back up virtual machines
 ///
@@ -90,7 +92,7 @@ pub struct BackupArgs {
 
     /// Read this share of what is said to be unchanged again, and compare: 0 to 100
     ///
-    /// A difference fails the backup, and the next one reads everything.
+    /// A difference fails the backup, and the next one reads everything of that disk.
     #[arg(long, value_name = "PERCENT", default_value = "0")]
     #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
     pub audit: u8,

@@ -33,6 +33,7 @@ fn manifest() -> Manifest {
         version: MANIFEST_VERSION,
         vm: text("web"),
         time: Timestamp::from_second(1_795_000_000).expect("in range"),
+        ordinal: 7,
         parent: Some(SnapshotId::from_bytes([4; 32])),
         host: text("host-1"),
         program: text("cairn 0.1.0"),
