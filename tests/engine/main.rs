@@ -49,6 +49,7 @@ mod nbd_peers;
 mod parity;
 mod parity_crash;
 mod parity_life;
+mod qcow2_bitmap_chains;
 mod qcow2_bitmaps;
 mod qcow2_chains;
 mod qcow2_flipped_bytes;
