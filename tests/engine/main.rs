@@ -67,6 +67,7 @@ mod storage_conformance;
 mod storage_crash;
 mod storage_sessions;
 mod target_device;
+mod target_in_use;
 mod target_qcow2;
 mod target_raw;
 mod target_support;

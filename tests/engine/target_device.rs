@@ -8,11 +8,12 @@ use cairn_engine::limits::MIB;
 use cairn_engine::target::{Abandoned, TargetError, TargetFormat, TargetOptions, create};
 
 use super::target_support::{Disk, run_ok, text};
+use crate::qcow2_in_use::Holder;
 
 /// A loop device over a file full of old bytes, detached when dropped.
 struct Device {
     path: PathBuf,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Device {
@@ -25,7 +26,7 @@ impl Device {
         let said = run_ok("mount, and root's rights", "losetup", &args);
         Self {
             path: PathBuf::from(said.trim()),
-            _folder: folder,
+            folder,
         }
     }
 
@@ -134,6 +135,23 @@ fn a_device_in_use_is_refused() {
         "{refused:?}"
     );
     drop(first);
+
+    let holder = Holder::new(&device.path, "raw", false);
+    let refused = refusal(&device.path, &options(MIB, true));
+    assert!(
+        matches!(&refused, Some(TargetError::InUse { by, .. }) if by.contains("qemu-io")),
+        "{refused:?}"
+    );
+    drop(holder);
+    // Whoever has the file behind it replaced would not reach the device any more.
+    let medium = device.folder.path().join("medium");
+    let refused = refusal(&medium, &options(MIB, true));
+    let named = text(&device.path);
+    assert!(
+        matches!(&refused, Some(TargetError::InUse { by, .. }) if by == named),
+        "{refused:?}"
+    );
+    assert!(create(&device.path, &options(MIB, true)).is_ok());
 }
 
 #[test]

@@ -9,7 +9,15 @@ use crate::tree::{TextFile, rust_files};
 /// the modules of one layer must not import one another in a circle.
 const LAYERS: &[&[&str]] = &[
     &[
-        "cache", "extent", "id", "limits", "pool", "progress", "spill", "sys",
+        "cache",
+        "extent",
+        "id",
+        "image_lock",
+        "limits",
+        "pool",
+        "progress",
+        "spill",
+        "sys",
     ],
     &["chunker", "compress", "crypto", "format"],
     &["index", "storage"],

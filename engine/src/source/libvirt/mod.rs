@@ -8,13 +8,12 @@ mod connection;
 mod domain;
 mod error;
 mod ffi;
-mod image_lock;
 mod jobs;
 pub mod xml;
 
+pub use crate::image_lock::ImageLock;
 pub use agent::{AgentCommand, AgentOutput};
 pub use connection::{Connection, Transport};
 pub use domain::{Domain, DomainState, SnapshotKind};
 pub use error::{LibvirtError, Reason};
-pub use image_lock::ImageLock;
 pub use jobs::{BlockJob, CheckpointDescription, JobProgress};
