@@ -228,6 +228,9 @@ fn outcome_of_cause(cause: Cause<'_>) -> Option<Outcome> {
     if let Some(error) = cause.downcast_ref() {
         return mount_outcome(error);
     }
+    if cause.downcast_ref().is_some_and(TargetError::is_in_use) {
+        return Some(Outcome::Locked);
+    }
     if let Some(SourceError::Spec { .. }) = cause.downcast_ref() {
         return Some(Outcome::Usage);
     }

@@ -6,6 +6,7 @@
 mod cache;
 pub mod extent;
 pub mod id;
+pub mod image_lock;
 pub mod limits;
 pub mod pool;
 pub mod progress;

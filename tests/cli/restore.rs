@@ -30,6 +30,38 @@ fn nothing_is_overwritten_without_force() {
 }
 
 #[test]
+fn what_a_qemu_holds_is_not_overwritten() {
+    let bytes = disk(40, 2 * MIB);
+    let world = backed_up(&bytes);
+    let there = vec![7; 2 * MIB as usize];
+    fs::write(world.path("there.raw"), &there).expect("a file can be made");
+    let mut command = std::process::Command::new("qemu-io");
+    command.args(["-f", "raw"]).arg(world.path("there.raw"));
+    command.stdin(std::process::Stdio::piped());
+    command.stdout(std::process::Stdio::null());
+    let mut holder = command.spawn().expect("qemu-io can be run");
+    let begun = std::time::Instant::now();
+    let opens = || {
+        let mut probe = std::process::Command::new("qemu-io");
+        let probe = probe.args(["-f", "raw", "-c", "length"]);
+        let output = probe.arg(world.path("there.raw")).output();
+        output.expect("qemu-io can be run").status.success()
+    };
+    while opens() {
+        assert!(begun.elapsed().as_secs() < 60, "qemu-io opens nothing");
+    }
+    let args = ["restore", "web1", "--disk", "vda", "--to", "there.raw"];
+    let who = format!("qemu-io (process {})", holder.id());
+    world.run(args).refused(11, &who);
+    world.run(args.iter().chain(&["--force"])).refused(11, &who);
+    assert!(fs::read(world.path("there.raw")).expect("still there") == there);
+    holder.kill().expect("it runs");
+    holder.wait().expect("it ends");
+    world.ok(args.iter().chain(&["--force"]));
+    assert!(fs::read(world.path("there.raw")).expect("restored") == bytes);
+}
+
+#[test]
 fn a_folder_gets_every_disk_and_what_is_known_of_the_vm() {
     let world = World::new();
     let (a, b) = (disk(41, MIB), disk(42, 3 * MIB));

@@ -10,10 +10,10 @@ use cairn_engine::source::{Format, SourceError, SourceSpec, open};
 use crate::qemu::{Folder, MIB, create, text};
 
 /// qemu-io with an image open, until dropped.
-struct Holder(Child);
+pub struct Holder(Child);
 
 impl Holder {
-    fn new(image: &Path, format: &str, read_only: bool) -> Self {
+    pub fn new(image: &Path, format: &str, read_only: bool) -> Self {
         let mut command = Command::new("qemu-io");
         command.args(["-f", format]);
         if read_only {

@@ -9,11 +9,12 @@ use cairn_engine::target::{Abandoned, TargetError, TargetFormat, TargetOptions, 
 
 use super::support::mounts::{LoopDevice, Mount};
 use super::target_support::{Disk, run_ok, text};
+use crate::qcow2_in_use::Holder;
 
 /// A loop device over a file full of old bytes.
 struct Device {
     attached: LoopDevice,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Device {
@@ -24,7 +25,7 @@ impl Device {
         fs::write(&file, old).expect("there is space");
         Self {
             attached: LoopDevice::attach(&file, &[]),
-            _folder: folder,
+            folder,
         }
     }
 
@@ -130,6 +131,23 @@ fn a_device_in_use_is_refused() {
         "{refused:?}"
     );
     drop(first);
+
+    let holder = Holder::new(device.path(), "raw", false);
+    let refused = refusal(device.path(), &options(MIB, true));
+    assert!(
+        matches!(&refused, Some(TargetError::InUse { by, .. }) if by.contains("qemu-io")),
+        "{refused:?}"
+    );
+    drop(holder);
+    // Whoever has the file behind it replaced would not reach the device any more.
+    let medium = device.folder.path().join("medium");
+    let refused = refusal(&medium, &options(MIB, true));
+    let named = text(device.path());
+    assert!(
+        matches!(&refused, Some(TargetError::InUse { by, .. }) if by == named),
+        "{refused:?}"
+    );
+    assert!(create(device.path(), &options(MIB, true)).is_ok());
 }
 
 #[test]

@@ -9,7 +9,16 @@ use crate::tree::{TextFile, rust_files};
 /// the modules of one layer must not import one another in a circle.
 const LAYERS: &[&[&str]] = &[
     &[
-        "cache", "extent", "id", "limits", "pool", "progress", "spill", "sys", "threads",
+        "cache",
+        "extent",
+        "id",
+        "image_lock",
+        "limits",
+        "pool",
+        "progress",
+        "spill",
+        "sys",
+        "threads",
     ],
     &["chunker", "compress", "crypto", "format"],
     &["index", "storage"],

@@ -65,6 +65,22 @@ pub(super) struct Identity {
     inode: u64,
 }
 
+impl Identity {
+    /// Returns what the file at `path` is told from others by, if there is one.
+    pub fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+
+    /// Returns its inode.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+}
+
 /// An image file or block device, opened for reading.
 #[derive(Debug)]
 pub(super) struct DiskFile {

@@ -20,7 +20,7 @@ pub use file::ReadAt;
 pub use limit::{Limited, RateLimit};
 pub use nbd::NbdSource;
 pub use open::{format_of, named_files, open, open_with};
-pub use spec::{Format, Location, SourceSpec, SpecError};
+pub use spec::{Format, Location, Origin, SourceSpec, SpecError};
 
 use crate::extent::Extent;
 

@@ -95,6 +95,7 @@ fn options(spec: &SourceSpec) -> Qcow2Options {
         allow_data_file: spec.data_file,
         snapshot: spec.snapshot.clone(),
         bitmap: spec.bitmap.clone(),
+        origin: spec.origin.clone(),
         delta: spec.delta,
     }
 }

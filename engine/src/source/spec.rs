@@ -55,6 +55,15 @@ impl Location {
     }
 }
 
+/// The image that a bitmap was made on, as it was then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Where it was.
+    pub path: PathBuf,
+    /// Its inode, where that is known: another one is another file.
+    pub inode: Option<u64>,
+}
+
 /// A source as a user names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceSpec {
@@ -73,6 +82,9 @@ pub struct SourceSpec {
     /// A dirty bitmap that tells what changed: a persistent one of an image, or a metadata context
     /// of an NBD server.
     pub bitmap: Option<String>,
+    /// The image that the bitmap was made on: a chain must have the bitmap down to it. Users do
+    /// not name it; the parent snapshot does.
+    pub origin: Option<Origin>,
     /// Whether what is unallocated in the image is unchanged from the parent.
     pub delta: bool,
 }
@@ -157,6 +169,7 @@ impl SourceSpec {
             data_file: false,
             snapshot: None,
             bitmap: None,
+            origin: None,
             delta: false,
         }
     }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, open};
 use rustix::io::Errno;
 
+use super::in_use::InUse;
 use super::output::Output;
 use super::pages::{PAGE_LEN, PartialPages, whole_pages};
 use super::{Abandoned, Finished, Target, TargetError, TargetOptions, check_region};
@@ -28,6 +29,8 @@ const ZERO_MODES: [FallocateFlags; 2] = [
 
 pub(super) struct DeviceTarget {
     output: Output,
+    /// Keeps every QEMU away until the device is whole or given up.
+    _in_use: Option<InUse>,
     size: u64,
     device_size: u64,
     pages: PartialPages,
@@ -52,6 +55,7 @@ impl DeviceTarget {
             },
             _ => TargetError::io("open", path, errno),
         })?;
+        let in_use = InUse::lock(path)?;
         let mut device = File::from(device);
         let device_size = device
             .seek(SeekFrom::End(0))
@@ -65,6 +69,7 @@ impl DeviceTarget {
         }
         Ok(Self {
             output: Output::new(device, path.to_owned()),
+            _in_use: in_use,
             size: options.size,
             device_size,
             pages: PartialPages::new(options.size),

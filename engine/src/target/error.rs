@@ -65,6 +65,14 @@ pub enum TargetError {
         /// The device.
         path: PathBuf,
     },
+    /// A running QEMU, or whoever follows its locks, holds the file or device.
+    #[error("{path} is in use by {by}", path = path.display())]
+    InUse {
+        /// The file or device.
+        path: PathBuf,
+        /// Who holds it.
+        by: String,
+    },
     /// The disk does not fit the device.
     #[error("{path} has {device_size} bytes, and the disk has {disk_size}", path = path.display())]
     DeviceTooSmall {
@@ -84,6 +92,11 @@ pub enum TargetError {
 }
 
 impl TargetError {
+    /// Returns whether somebody else holds what was to be written.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::DeviceInUse { .. } | Self::InUse { .. })
+    }
+
     pub(super) fn io(op: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
         let (path, source) = (path.to_owned(), source.into());
         if is_full(&source) {

@@ -7,6 +7,7 @@
 mod device;
 pub mod durable;
 mod error;
+mod in_use;
 mod output;
 mod overlay;
 mod pages;
@@ -23,7 +24,7 @@ pub use error::TargetError;
 pub use overlay::{Below, Overlay};
 pub use partial::{rename_new, temporary_name};
 
-use crate::limits::DISK_LEN_MAX;
+use crate::limits::{DISK_LEN_MAX, REGION_LEN};
 
 /// The format of a restored file. A block device takes raw only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +138,6 @@ pub fn create(path: &Path, options: &TargetOptions) -> Result<Box<dyn Target>, T
 
 /// Requires what [`Target::begin_region`] says of its arguments.
 fn check_region(size: u64, start: u64, data: &[Range<u64>]) {
-    use crate::limits::REGION_LEN;
     assert!(start.is_multiple_of(REGION_LEN), "{start} starts no region");
     let end = (start + REGION_LEN).min(size);
     let mut decided = start;

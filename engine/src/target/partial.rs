@@ -13,6 +13,7 @@ use rustix::fs::{linkat, renameat, renameat_with, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::TargetError;
+use super::in_use::InUse;
 use super::output::Output;
 
 /// Bytes of the file's own name that its temporary name keeps: with the rest it stays below the
@@ -25,6 +26,8 @@ pub(super) struct Partial {
     temporary: PathBuf,
     overwrite: bool,
     published: bool,
+    /// On what is about to be replaced, so that nobody begins to use it meanwhile.
+    replaced: Option<InUse>,
 }
 
 impl Partial {
@@ -32,6 +35,7 @@ impl Partial {
     /// guest's disk holds what the guest keeps secret.
     pub(super) fn create(path: &Path, overwrite: bool) -> Result<Self, TargetError> {
         let exists = fs::symlink_metadata(path).is_ok();
+        let replaced = InUse::lock(path)?;
         if exists && !overwrite {
             return Err(TargetError::Exists {
                 path: path.to_owned(),
@@ -60,6 +64,7 @@ impl Partial {
                         temporary,
                         overwrite,
                         published: false,
+                        replaced,
                     });
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
@@ -84,6 +89,14 @@ impl Partial {
     pub(super) fn publish(mut self) -> Result<PathBuf, TargetError> {
         self.output.sync()?;
         let path = self.output.path().to_owned();
+        // What came there since is looked at as well.
+        if !self
+            .replaced
+            .as_ref()
+            .is_some_and(|known| known.is_of(&path))
+        {
+            self.replaced = InUse::lock(&path)?;
+        }
         let renamed = match self.overwrite {
             true => renameat(CWD, &self.temporary, CWD, &path),
             false => rename_new(CWD, &self.temporary, &path),

@@ -1,5 +1,7 @@
 //! Backups of disks that the user names one by one.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -13,7 +15,7 @@ use cairn_engine::format::note::Fact;
 use cairn_engine::nbd::client::ClientOptions;
 use cairn_engine::progress::{Cancel, Progress};
 use cairn_engine::repository::{Repository, Snapshot};
-use cairn_engine::source::{self, Limited, Location, SourceError, SourceSpec};
+use cairn_engine::source::{self, Limited, Location, Origin, SourceError, SourceSpec};
 
 use super::BackupArgs;
 use super::args::ParentArg;
@@ -222,6 +224,25 @@ impl BackupArgs {
     }
 }
 
+/// Returns the image that a parent was taken from, where it is one of a chain that a source begins:
+/// a chain must have the bitmap down to it. One that was moved since is not known again.
+fn origin(parent: &Snapshot, target: &str, spec: &SourceSpec) -> Option<Origin> {
+    let record = parent.disk(target)?;
+    let path = PathBuf::from(&record.source.location);
+    let mut plain = spec.clone();
+    plain.bitmap = None;
+    let named = source::named_files(&plain).ok()?;
+    let is_same = |file: &Path| match (std::fs::metadata(file), std::fs::metadata(&path)) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => false,
+    };
+    let is_below = named.iter().any(|file| is_same(file));
+    is_below.then_some(Origin {
+        path,
+        inode: record.identity.as_ref().and_then(|identity| identity.inode),
+    })
+}
+
 /// Opens one disk's source.
 fn open_disk(
     context: &Context,
@@ -237,14 +258,17 @@ fn open_disk(
         ));
         spec.bitmap = None;
     }
+    if spec.bitmap.is_some() {
+        spec.origin = parent.and_then(|parent| origin(parent, target, spec));
+    }
     let waiting = ClientOptions {
         cancel: cancel.clone(),
         ..ClientOptions::default()
     };
     let opened = match source::open_with(spec, &waiting) {
-        Err(SourceError::Bitmap { name, fault, .. }) => {
+        Err(error @ SourceError::Bitmap { .. }) => {
             context.warn(&format!(
-                "disk {target}: bitmap `{name}` {fault}, so it is left aside and all is read"
+                "disk {target}: {error}, so it is left aside and all is read"
             ));
             spec.bitmap = None;
             source::open_with(spec, &waiting)

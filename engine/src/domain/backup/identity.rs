@@ -21,9 +21,12 @@ pub(super) enum Files {
 impl Files {
     /// Looks at the images of a host; those of one without a shell stay unknown.
     pub(super) fn there(host: Option<&Host>, disks: &[DomainDisk]) -> Result<Self, DomainError> {
-        let paths = disks.iter().filter_map(|disk| match &disk.source {
-            DiskSource::File(path) => Some(path.as_path()),
-            _ => None,
+        let paths = disks.iter().flat_map(|disk| {
+            let image = match &disk.source {
+                DiskSource::File(path) => Some(path),
+                _ => None,
+            };
+            image.into_iter().chain(&disk.backing).map(PathBuf::as_path)
         });
         let paths: Vec<&Path> = paths.collect();
         let found = match host {
@@ -35,7 +38,7 @@ impl Files {
         Ok(Self::There(pairs.collect()))
     }
 
-    fn numbers(&self, path: &Path) -> Option<(u64, u64)> {
+    pub(super) fn numbers(&self, path: &Path) -> Option<(u64, u64)> {
         match self {
             Self::Here => {
                 let found = std::fs::metadata(path).ok()?;

@@ -1,5 +1,7 @@
 //! Which snapshot an incremental may count from: the newest whose checkpoint is proven.
 
+use std::collections::BTreeMap;
+
 use super::plan::Parent;
 use crate::domain::DomainError;
 use crate::repository::Snapshot;
@@ -46,6 +48,7 @@ pub(super) fn newest_proven(
         let parent = Parent {
             snapshot: snapshot.clone(),
             checkpoint,
+            faults: BTreeMap::new(),
         };
         if parent.is_proven() {
             return Ok(Some(parent));

@@ -1,6 +1,7 @@
 //! Backup of a domain: all its disks at one moment, read by their changes where these are proven.
 
 mod begin;
+mod below;
 mod extras;
 mod identity;
 mod lineage;

@@ -4,6 +4,7 @@
 //! libvirt makes no checkpoints of domains that are off. So the bitmaps are added and removed by
 //! `qemu-img`, and libvirt is told of the checkpoint afterwards.
 
+use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ use crate::format::domain::{Consistency, LeftOut, Method};
 use crate::repository::Snapshot;
 use crate::source::libvirt::xml::{Checkpoint, DiskSource, DomainDisk, checkpoint_xml};
 use crate::source::libvirt::{Domain, ImageLock, Transport};
-use crate::source::{self, Format, SourceError, SourceSpec};
+use crate::source::{self, Format, Origin, SourceError, SourceSpec};
 
 /// Returns the newest of a domain's snapshots whose checkpoint has an intact bitmap in an image; if
 /// none has, the newest with a checkpoint.
@@ -51,20 +52,29 @@ pub(super) fn newest_proven(
                 .and_then(|disk| disk.identity.as_ref());
             identity.is_some_and(|identity| identity.bitmap.as_ref() == Some(name))
         });
-        let marked = with_bitmap.map(|disk| {
-            let opened = spec(disk, Some(name)).map(|spec| source::open(&spec));
-            // How much it marks is not counted; that it is intact is what matters.
-            (disk.target.clone(), opened.and_then(Result::ok).map(|_| 0))
-        });
-        let parent = Parent {
+        let mut parent = Parent {
             snapshot: snapshot.clone(),
             checkpoint: Checkpoint {
                 name: name.clone(),
                 description: String::new(),
                 created: record.checkpoint_time,
-                disks: marked.collect(),
+                disks: Vec::new(),
             },
+            faults: BTreeMap::new(),
         };
+        for disk in with_bitmap {
+            let spec = spec(disk, Some(name), parent.origin(&disk.target));
+            let marked = match spec.map(|spec| source::open(&spec)) {
+                // How much it marks is not counted; that it is intact is what matters.
+                Some(Ok(_)) => Some(0),
+                Some(Err(error)) => {
+                    parent.faults.insert(disk.target.clone(), error.to_string());
+                    None
+                }
+                None => None,
+            };
+            parent.checkpoint.disks.push((disk.target.clone(), marked));
+        }
         if parent.is_proven() {
             return Some(parent);
         }
@@ -232,7 +242,7 @@ fn format(disk: &DomainDisk) -> Option<Format> {
 }
 
 /// Names an image as libvirt does; its chain is the domain's own.
-fn spec(disk: &DomainDisk, bitmap: Option<&str>) -> Option<SourceSpec> {
+fn spec(disk: &DomainDisk, bitmap: Option<&str>, origin: Option<Origin>) -> Option<SourceSpec> {
     let format = format(disk)?;
     let is_qcow2 = format == Format::Qcow2;
     Some(SourceSpec {
@@ -240,6 +250,7 @@ fn spec(disk: &DomainDisk, bitmap: Option<&str>) -> Option<SourceSpec> {
         backing: is_qcow2,
         data_file: is_qcow2,
         bitmap: bitmap.map(str::to_owned),
+        origin,
         ..SourceSpec::new(path(disk)?)
     })
 }
@@ -258,9 +269,11 @@ fn failed(run: &Run<'_>, planned: &PlannedDisk) -> impl Fn(SourceError) -> Domai
 
 fn request(run: &Run<'_>, planned: &PlannedDisk) -> Result<DiskRequest, DomainError> {
     let since = pull::since(run, planned);
-    let spec = spec(&planned.disk, since.as_deref()).ok_or_else(|| DomainError::GivenUp {
-        reason: format!("disk {} cannot be named", planned.disk.target),
-    })?;
+    let origin = run.origin(&planned.disk);
+    let spec =
+        spec(&planned.disk, since.as_deref(), origin).ok_or_else(|| DomainError::GivenUp {
+            reason: format!("disk {} cannot be named", planned.disk.target),
+        })?;
     let source = source::open(&spec).map_err(failed(run, planned))?;
     Ok(pull::disk_request(run, planned, source, since))
 }
@@ -357,7 +370,7 @@ impl OfflineHold {
             };
             self.look_at(image)?;
             // After the image itself: what it names from now on is what is read.
-            let spec = spec(&planned.disk, None);
+            let spec = spec(&planned.disk, None, None);
             let named = spec.map(|spec| source::named_files(&spec).map_err(failed(run, planned)));
             for file in named.transpose()?.unwrap_or_default() {
                 self.look_at(&file)?;

@@ -4,12 +4,16 @@
 //! disk of this domain, its checkpoint is there with an intact bitmap on this disk, and the image
 //! is the one that the bitmap was made on. Every doubt means that all of it is read.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use super::options::Reading;
 use crate::domain::DomainError;
 use crate::format::Unknown;
 use crate::format::domain::{DiskIdentity, LeftOut};
 use crate::format::manifest::DiskRecord;
 use crate::repository::Snapshot;
+use crate::source::Origin;
 use crate::source::libvirt::xml::{Checkpoint, DiskSource, DomainDescription, DomainDisk};
 
 /// One disk of a plan.
@@ -54,6 +58,8 @@ pub(super) struct Parent {
     pub(super) snapshot: Snapshot,
     /// The checkpoint as libvirt and QEMU know it now.
     pub(super) checkpoint: Checkpoint,
+    /// Why a disk's bitmap cannot be used, where that is known.
+    pub(super) faults: BTreeMap<String, String>,
 }
 
 /// A domain's disks, told apart.
@@ -73,6 +79,15 @@ impl Parent {
             .disks
             .iter()
             .any(|(_, marked)| marked.is_some())
+    }
+
+    /// Returns the image that a disk's bitmap was made on.
+    pub(super) fn origin(&self, target: &str) -> Option<Origin> {
+        let identity = self.snapshot.disk(target)?.identity.as_ref();
+        identity.map(|identity| Origin {
+            path: PathBuf::from(&identity.path),
+            inode: identity.inode,
+        })
     }
 }
 
@@ -177,10 +192,11 @@ pub(super) fn doubt(
     match marked {
         None => return Some("the parent's checkpoint has no bitmap on it".to_owned()),
         Some((_, None)) => {
-            return Some(format!(
-                "bitmap {} is missing or broken",
-                parent.checkpoint.name
-            ));
+            let name = &parent.checkpoint.name;
+            return Some(match parent.faults.get(&disk.target) {
+                Some(fault) => format!("bitmap {name} is missing or broken: {fault}"),
+                None => format!("bitmap {name} is missing or broken"),
+            });
         }
         Some((_, Some(_))) => {}
     }

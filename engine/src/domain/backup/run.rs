@@ -11,7 +11,7 @@ use super::options::{DomainBackupDone, DomainBackupOptions, Reading, Way};
 use super::plan::{Parent, Plan, PlannedDisk, Selected};
 use super::remote::Host;
 use super::view::{Opener, Run, View};
-use super::{identity, lineage, offline, plan, pull, snapshot};
+use super::{below, identity, lineage, offline, plan, pull, snapshot};
 use crate::backup::{self as engine, BackupDone, BackupError, BackupOptions, BackupRequest};
 use crate::domain::checkpoint::{CheckpointName, delete_others};
 use crate::domain::hook::{self, HookEnvironment, Phase};
@@ -160,7 +160,7 @@ impl Attempt<'_> {
         let name = self.name()?;
         let control = self.options.run_folder.join(name.drawn()).join(CONTROL);
         let host = Host::of(domain.connection().uri(), &control);
-        let mut plan = self.plan(&description, parent.as_ref(), host.as_ref())?;
+        let mut plan = self.plan(state, &description, parent.as_ref(), host.as_ref())?;
         let stop = Cancel::default();
         let run = Run {
             domain,
@@ -209,6 +209,7 @@ impl Attempt<'_> {
 
     fn plan(
         &self,
+        state: DomainState,
         description: &DomainDescription,
         parent: Option<&Parent>,
         host: Option<&Host>,
@@ -227,6 +228,10 @@ impl Attempt<'_> {
         for disk in chosen {
             let identity = identity::of(&disk, &files);
             let doubt = plan::doubt(&disk, &identity, parent, options.reading);
+            let doubt = doubt.or_else(|| {
+                let parent = parent.filter(|_| state.has_process())?;
+                below::doubt(&disk, &identity, parent, &files)
+            });
             if let (Some(doubt), Reading::Incremental) = (&doubt, options.reading) {
                 return Err(DomainError::NotIncremental {
                     target: disk.target.clone(),

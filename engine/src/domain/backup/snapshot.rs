@@ -339,6 +339,7 @@ fn image(
     spec.backing = is_qcow2;
     spec.data_file = is_qcow2;
     spec.bitmap = bitmap;
+    spec.origin = run.origin(&planned.disk);
     debug_assert!(matches!(spec.location, Location::File(_)));
     let source = source::open(&spec)?;
     Ok(match &run.options.limit {

@@ -15,7 +15,8 @@ use crate::domain::checkpoint::CheckpointName;
 use crate::domain::hook::HookEnvironment;
 use crate::format::domain::{Consistency, Method};
 use crate::progress::Cancel;
-use crate::source::libvirt::xml::DomainDescription;
+use crate::source::Origin;
+use crate::source::libvirt::xml::{DomainDescription, DomainDisk};
 use crate::source::libvirt::{Domain, DomainState, Transport};
 
 /// What all ways of holding a domain's disks need to know.
@@ -42,6 +43,11 @@ impl Run<'_> {
             (_, Some(host)) => Place::There(host),
             (_, None) => Place::Unseen,
         }
+    }
+
+    /// Returns the image that the bitmap was made on which a disk is read by.
+    pub(super) fn origin(&self, disk: &DomainDisk) -> Option<Origin> {
+        self.parent.and_then(|parent| parent.origin(&disk.target))
     }
 
     pub(super) fn run_folder(&self) -> &Path {

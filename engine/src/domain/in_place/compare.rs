@@ -16,7 +16,7 @@ use crate::repository::Contents;
 use crate::source::libvirt::xml::DiskSource;
 use crate::source::qcow2::{Qcow2Options, Qcow2Source};
 use crate::source::raw::RawSource;
-use crate::source::{Source, SourceError};
+use crate::source::{Origin, Source, SourceError};
 use crate::target::{Below, Overlay};
 
 /// What one thread compares at a time.
@@ -145,6 +145,10 @@ fn open(
         Err(doubt) => doubt,
         Ok(bitmap) => {
             qcow2.bitmap = Some(bitmap);
+            qcow2.origin = Some(Origin {
+                path: path.clone(),
+                inode: None,
+            });
             match Qcow2Source::open(path, &qcow2) {
                 // Its size is the bitmap's only while it is the snapshot's.
                 Ok(source) if source.size() == work.record.size => {

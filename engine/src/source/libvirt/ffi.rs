@@ -230,21 +230,3 @@ pub(super) fn block_job(domain: &Domain, disk: &str) -> Result<Option<(i32, u64,
     let found = check(CALL, answer)? > 0;
     Ok(found.then_some((info.type_, info.cur, info.end)))
 }
-
-/// Takes a shared lock of an open file's own on a range of its bytes, as QEMU does.
-pub(super) fn share_range(file: &std::fs::File, start: i64, len: i64) -> std::io::Result<()> {
-    use std::os::fd::AsRawFd;
-    let lock = libc::flock {
-        l_type: libc::F_RDLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: start,
-        l_len: len,
-        l_pid: 0,
-    };
-    // SAFETY: the descriptor is open while `file` is borrowed, and the kernel only reads `lock`.
-    let answer = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
-    match answer {
-        -1 => Err(std::io::Error::last_os_error()),
-        _ => Ok(()),
-    }
-}

@@ -10,14 +10,13 @@ mod domain;
 mod error;
 mod events;
 mod ffi;
-mod image_lock;
 mod jobs;
 mod library;
 pub mod xml;
 
+pub use crate::image_lock::ImageLock;
 pub use agent::{AgentCommand, AgentOutput};
 pub use connection::{Connection, Transport};
 pub use domain::{Domain, DomainState, SnapshotKind};
 pub use error::{LibvirtError, Reason};
-pub use image_lock::ImageLock;
 pub use jobs::{BlockJob, CheckpointDescription, JobProgress};

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::header::{BitmapsExtension, Header};
+use super::header::BitmapsExtension;
 use super::image::Image;
 use super::types::{Fault, HostOffset, be_u16, be_u32, be_u64};
 use crate::limits::MIB;
@@ -73,9 +73,11 @@ pub(super) struct DirtyRun {
 }
 
 impl DirtyBitmap {
-    /// Finds the bitmap `name` of the active state of `image` and checks all but its bits.
-    pub fn open(image: &Image, header: &Header, name: &str) -> Result<Self, SourceError> {
-        let found = find(image, header, name).and_then(|entry| check(image, &entry));
+    /// Finds the bitmap `name` of the active state of `image` and checks all but its bits; `None`
+    /// where the image has none of that name.
+    pub fn find(image: &Image, name: &str) -> Result<Option<Self>, SourceError> {
+        let found = find(image, name);
+        let found = found.and_then(|entry| entry.map(|entry| check(image, &entry)).transpose());
         found.map_err(|refusal| match refusal {
             Refusal::Image(fault) => fault.at(image.path()),
             Refusal::Bitmap(fault) => SourceError::Bitmap {
@@ -142,11 +144,11 @@ fn run_of_bits(words: &[u64], first: u64) -> (bool, u64) {
     (dirty, bits)
 }
 
-fn find(image: &Image, header: &Header, name: &str) -> Result<Entry, Refusal> {
-    let Some(extension) = header.bitmaps else {
-        return Err(Refusal::Bitmap("is not there"));
+fn find(image: &Image, name: &str) -> Result<Option<Entry>, Refusal> {
+    let Some((extension, is_valid)) = image.bitmaps() else {
+        return Ok(None);
     };
-    if !header.bitmaps_valid || header.version < 3 {
+    if !is_valid {
         return Err(Refusal::Bitmap(
             "is not valid: something that knows no bitmaps wrote to the image",
         ));
@@ -165,7 +167,7 @@ fn find(image: &Image, header: &Header, name: &str) -> Result<Entry, Refusal> {
             found = Some(entry);
         }
     }
-    found.ok_or(Refusal::Bitmap("is not there"))
+    Ok(found)
 }
 
 fn check_directory(image: &Image, extension: &BitmapsExtension) -> Result<(), Fault> {

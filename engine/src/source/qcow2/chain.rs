@@ -39,6 +39,8 @@ pub(super) enum Missing {
 /// A disk's images, the active one first.
 pub(super) struct Chain {
     layers: Vec<Layer>,
+    /// What tells the files of the layers from others, as far as they are files.
+    identities: Vec<Option<Identity>>,
     missing: Missing,
     /// Where the files lie that its images name.
     named_files: Vec<PathBuf>,
@@ -69,11 +71,12 @@ impl Chain {
             seen: identity.into_iter().collect(),
             named_files: Vec::new(),
         };
+        let mut identities = vec![identity];
         let (first, header) = opener.image(path, file, 0)?;
         let mut layers = vec![Layer::Qcow2(first)];
         if options.delta {
             // Whatever it names is not looked at: it is often long gone.
-            return Ok((opener.chain(layers, Missing::Unchanged), header));
+            return Ok((opener.chain(layers, identities, Missing::Unchanged), header));
         }
         let mut next = opener.backing(path, &header)?;
         while let Some((path, format)) = next.take() {
@@ -82,6 +85,7 @@ impl Chain {
                 return Err(SourceError::ChainTooLong { path, limit });
             }
             let file = opener.file(&path)?;
+            identities.push(Some(file.identity()));
             let layer = match format {
                 Format::Raw => Layer::Raw(RawSource::from_file(file)?),
                 Format::Qcow2 => {
@@ -93,7 +97,7 @@ impl Chain {
             };
             layers.push(layer);
         }
-        Ok((opener.chain(layers, Missing::Zero), header))
+        Ok((opener.chain(layers, identities, Missing::Zero), header))
     }
 
     /// Returns the backing and data files that are read beside the first image.
@@ -117,6 +121,20 @@ impl Chain {
         }
     }
 
+    /// Returns the images, the active one first; `None` stands for one that is raw.
+    pub fn images(&self) -> impl Iterator<Item = Option<&Image>> {
+        self.layers.iter().map(|layer| match layer {
+            Layer::Qcow2(image) => Some(image),
+            Layer::Raw(_) => None,
+        })
+    }
+
+    /// Returns where in the chain a file is.
+    pub fn place_of(&self, file: Identity) -> Option<usize> {
+        let mut identities = self.identities.iter();
+        identities.position(|identity| *identity == Some(file))
+    }
+
     /// Appends the extents of `range` of the disk.
     pub fn extents(&self, range: Range<u64>, extents: &mut Vec<Extent>) -> Result<(), SourceError> {
         append_extents(&self.layers, self.missing, range, extents)
@@ -138,9 +156,15 @@ pub(super) fn access(options: &Qcow2Options) -> Access {
 }
 
 impl Opener<'_> {
-    fn chain(self, layers: Vec<Layer>, missing: Missing) -> Chain {
+    fn chain(
+        self,
+        layers: Vec<Layer>,
+        identities: Vec<Option<Identity>>,
+        missing: Missing,
+    ) -> Chain {
         Chain {
             layers,
+            identities,
             missing,
             named_files: self.named_files,
         }

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::bitmaps::DirtyBitmap;
 use super::chain::{self, Chain};
+use super::marks::Marks;
 use super::types::GuestOffset;
 use super::{Qcow2Options, snapshots};
 use crate::extent::{Extent, ExtentStatus, push_extent};
@@ -16,7 +16,7 @@ use crate::source::{Source, SourceError};
 pub struct Qcow2Source {
     chain: Chain,
     /// Where present, clean ranges are unchanged.
-    bitmap: Option<DirtyBitmap>,
+    marks: Option<Marks>,
 }
 
 impl Qcow2Source {
@@ -72,10 +72,10 @@ impl Qcow2Source {
             })?;
             chain.top_mut().show(state);
         }
-        let bitmap = (options.bitmap.as_deref())
-            .map(|name| DirtyBitmap::open(chain.top(), &header, name))
+        let marks = (options.bitmap.as_deref())
+            .map(|name| Marks::open(&chain, name, options.origin.as_ref()))
             .transpose()?;
-        Ok(Qcow2Source { chain, bitmap })
+        Ok(Qcow2Source { chain, marks })
     }
 
     /// Returns the backing and data files that are read beside the image.
@@ -83,18 +83,16 @@ impl Qcow2Source {
         self.chain.named_files()
     }
 
-    /// Lists `range` by the bitmap: what is dirty is as the chain has it.
+    /// Lists `range` by the bitmaps: what is dirty is as the chain has it.
     fn dirty_extents(
         &self,
-        bitmap: &DirtyBitmap,
+        marks: &Marks,
         mut range: Range<u64>,
         extents: &mut Vec<Extent>,
     ) -> Result<(), SourceError> {
-        let image = self.chain.top();
         while !range.is_empty() {
-            let offset = GuestOffset(range.start);
-            let run = (bitmap.run(image, &range)).map_err(|fault| image.fault_at(fault, offset))?;
-            let end = offset.plus(run.len).0;
+            let run = marks.run(&self.chain, &range)?;
+            let end = GuestOffset(range.start).plus(run.len).0;
             if run.dirty {
                 self.chain.extents(range.start..end, extents)?;
             } else {
@@ -114,9 +112,9 @@ impl Source for Qcow2Source {
     fn extents(&self, range: Range<u64>) -> Result<Vec<Extent>, SourceError> {
         assert!(range.end <= self.size(), "the range lies within the disk");
         let mut extents = Vec::new();
-        match &self.bitmap {
+        match &self.marks {
             None => self.chain.extents(range, &mut extents)?,
-            Some(bitmap) => self.dirty_extents(bitmap, range, &mut extents)?,
+            Some(marks) => self.dirty_extents(marks, range, &mut extents)?,
         }
         Ok(extents)
     }
@@ -132,6 +130,6 @@ impl Source for Qcow2Source {
     }
 
     fn has_unchanged(&self) -> bool {
-        self.bitmap.is_some()
+        self.marks.is_some()
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::compressed::{Compression, DecoderPool};
-use super::header::Header;
+use super::header::{BitmapsExtension, Header};
 use super::tables::{SLICE_LEN_MAX, Slice, TableCache};
 use super::types::{Fault, Geometry, GuestOffset, HostOffset};
 use crate::source::SourceError;
@@ -27,6 +27,9 @@ pub(super) struct Image {
     geometry: Geometry,
     version: u32,
     compression: Compression,
+    bitmaps: Option<BitmapsExtension>,
+    /// Whether whoever wrote last knew of bitmaps.
+    bitmaps_valid: bool,
     /// What is looked at: the active state, or an internal snapshot.
     state: State,
     shared: Arc<Shared>,
@@ -58,6 +61,8 @@ impl Image {
             geometry: header.geometry,
             version: header.version,
             compression: header.compression,
+            bitmaps: header.bitmaps,
+            bitmaps_valid: header.bitmaps_valid,
             state: State {
                 size: header.size,
                 l1: header.l1,
@@ -102,6 +107,12 @@ impl Image {
     /// Returns the L1 table of the state shown and its number of entries.
     pub(super) fn l1(&self) -> (HostOffset, u64) {
         (self.state.l1, self.state.l1_entries)
+    }
+
+    /// Returns where the image's bitmaps are, if it has any, and whether they can be believed.
+    pub(super) fn bitmaps(&self) -> Option<(BitmapsExtension, bool)> {
+        let is_valid = self.bitmaps_valid && self.version >= 3;
+        self.bitmaps.map(|extension| (extension, is_valid))
     }
 
     pub(super) fn has_data_file(&self) -> bool {

@@ -7,8 +7,8 @@
 //!
 //! `header` decodes the first cluster, `tables` keeps parts of tables in memory, `mapping` goes
 //! from disk offsets to places in the file, `image` and `compressed` read there, `chain` puts the
-//! images together, `bitmaps` and `snapshots` read what they are called after, and `disk` is what
-//! comes of it.
+//! images together, `bitmaps` and `snapshots` read what they are called after, `marks` puts the
+//! bitmaps of a chain together, and `disk` is what comes of it.
 
 #![deny(
     clippy::indexing_slicing,
@@ -32,13 +32,14 @@ mod disk;
 mod header;
 mod image;
 mod mapping;
+mod marks;
 mod snapshots;
 mod tables;
 mod types;
 
 pub use disk::Qcow2Source;
 
-use super::spec::Format;
+use super::spec::{Format, Origin};
 
 /// What of an image is read, and what else may be opened for it.
 #[derive(Debug, Clone, Default)]
@@ -52,7 +53,12 @@ pub struct Qcow2Options {
     /// The id or name of an internal snapshot to read instead of the active state.
     pub snapshot: Option<String>,
     /// A persistent dirty bitmap: what is clean in it is unchanged. Not with `snapshot`.
+    /// A backing file's bitmap of that name counts too.
     pub bitmap: Option<String>,
+    /// The image that the bitmap was made on. It must be in the chain, and every image from the
+    /// first down to it must have the bitmap. Where it is not given, all images count that have
+    /// the bitmap, and none between them may lack it.
+    pub origin: Option<Origin>,
     /// Whether the image is a delta: what is unallocated in it is unchanged, and the backing file
     /// that it names is ignored. Neither with `snapshot` nor with `bitmap`.
     pub delta: bool,

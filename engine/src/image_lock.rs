@@ -4,16 +4,18 @@
 //! for each that it does not let others use; 1 is writing, 3 is resizing. It takes its own first
 //! and then looks for those of others, so two that exclude each other never both succeed.
 
+mod holders;
+mod ofd;
+
 use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::Stdio;
 
-use super::ffi;
-
 const USED: i64 = 100;
 const NOT_SHARED: i64 = 200;
 const WRITING: i64 = 1;
+const WRITING_THE_SAME: i64 = 2;
 const RESIZING: i64 = 3;
 
 /// A lock on an image: no QEMU can open it for writing. Held until this is dropped, and by
@@ -23,12 +25,59 @@ pub struct ImageLock {
     file: File,
 }
 
+/// Who keeps a file from being written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The processes, or the loop device, in words.
+    pub by: String,
+}
+
 impl ImageLock {
+    /// Takes what QEMU takes to write to an image: nobody else may write to it, and nobody may
+    /// count on it to stay as it is. Where the file system has no locks, nobody is asked.
+    pub fn write(path: &Path) -> io::Result<Result<Self, Held>> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if let Some(device) = holders::loop_device(&metadata) {
+            return Ok(Err(Held { by: device }));
+        }
+        let lock = Self { file };
+        match lock.exclude() {
+            Ok(true) => Ok(Ok(lock)),
+            Ok(false) => Ok(Err(Held {
+                by: holders::name(&metadata),
+            })),
+            Err(error) if has_no_locks(&error) => Ok(Ok(lock)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the locks of a writer, and returns whether no other lock speaks against them.
+    fn exclude(&self) -> io::Result<bool> {
+        for permission in [WRITING, RESIZING] {
+            ofd::share(&self.file, USED + permission)?;
+            ofd::share(&self.file, NOT_SHARED + permission)?;
+        }
+        let others = [
+            USED + WRITING,
+            USED + WRITING_THE_SAME,
+            USED + RESIZING,
+            NOT_SHARED + WRITING,
+            NOT_SHARED + RESIZING,
+        ];
+        for byte in others {
+            if ofd::is_shared_by_others(&self.file, byte)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Keeps writers out from now on. Whether one is there already, whoever asks must look next.
     pub fn keep_writers_out(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         for permission in [WRITING, RESIZING] {
-            ffi::share_range(&file, NOT_SHARED + permission, 1)?;
+            ofd::share(&file, NOT_SHARED + permission)?;
         }
         Ok(Self { file })
     }
@@ -37,7 +86,7 @@ impl ImageLock {
     pub fn begin_writing(&self) -> io::Result<()> {
         [WRITING, RESIZING]
             .into_iter()
-            .try_for_each(|permission| ffi::share_range(&self.file, USED + permission, 1))
+            .try_for_each(|permission| ofd::share(&self.file, USED + permission))
     }
 
     /// Returns the lock as a child's input: it is held until the child ends as well.
@@ -46,10 +95,32 @@ impl ImageLock {
     }
 }
 
+/// Returns whether a file system said that it has no locks.
+fn has_no_locks(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let none = [Errno::INVAL, Errno::NOLCK, Errno::NOSYS, Errno::OPNOTSUPP];
+    Errno::from_io_error(error).is_some_and(|errno| none.contains(&errno))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::source::raw::RawSource;
+
+    #[test]
+    fn who_writes_is_alone() {
+        let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+        let path = folder.path().join("a.raw");
+        std::fs::write(&path, [0; 512]).expect("a file can be written");
+        let write = || ImageLock::write(&path).expect("the file can be locked");
+        let first = write().expect("nobody has it");
+        assert!(write().is_err());
+        drop(first);
+        let reader = ImageLock::keep_writers_out(&path).expect("nobody has it");
+        assert!(write().is_err());
+        drop(reader);
+        assert!(write().is_ok());
+    }
 
     #[test]
     fn a_lock_is_seen_while_anyone_has_it() {
