@@ -1,6 +1,6 @@
 //! Domains on overlays: what was written before an external snapshot is marked in the image below.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ fn overlay(domain: &Domain<'_>, name: &str) -> PathBuf {
 
 /// Requires that a backup has the bytes of an image whose domain is off.
 #[track_caller]
-fn same(world: &World, taken: &Value, image: &PathBuf) {
+fn same(world: &World, taken: &Value, image: &Path) {
     let disk = format!("vda={},format=qcow2,backing=allow", text(image));
     let whole = world.json(["backup", "whole", "--disk", &disk]);
     assert_eq!(
