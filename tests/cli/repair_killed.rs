@@ -13,7 +13,7 @@ use crate::world::{MIB, Ran, World, copy_tree, disk, text};
 struct Damaged {
     world: World,
     /// The disk of each VM.
-    disks: Vec<(&'static str, Vec<u8>)>,
+    disks: Vec<(&'static str, String, Vec<u8>)>,
 }
 
 /// Flips a bit at some of the sixteenths of a file.
@@ -60,6 +60,10 @@ impl Damaged {
         flip(&world.repository().join("snapshots").join(manifest), &[8]);
         flip(&world.stored("notes")[0], &[8]);
         copy_tree(&world.repository(), &world.path("damaged"));
+        let ids = made.iter().map(|made| made["snapshot"].as_str());
+        let ids = ids.map(|id| id.expect("an id").to_owned());
+        let disks = disks.into_iter().zip(ids);
+        let disks = disks.map(|((vm, bytes), id)| (vm, id, bytes)).collect();
         Self { world, disks }
     }
 
@@ -73,11 +77,14 @@ impl Damaged {
         copy_tree(&self.world.path("damaged"), &self.world.repository());
     }
 
+    /// Restores a VM's snapshot by its id: the lost manifest may be that of any VM's newest.
     fn restores(&self, vm: &str) -> bool {
+        let wanted = self.disks.iter().find(|(name, ..)| *name == vm);
+        let (_, id, wanted) = wanted.expect("it was made");
         let out = self.world.path("out.raw");
         let args = [
             "restore",
-            vm,
+            id,
             "--disk",
             "vda",
             "--to",
@@ -85,8 +92,6 @@ impl Damaged {
             "--force",
         ];
         let ran = self.world.run(args);
-        let wanted = self.disks.iter().find(|(name, _)| *name == vm);
-        let wanted = &wanted.expect("it was made").1;
         if ran.code == 0 {
             let is_equal = fs::read(&out).expect("it was restored") == *wanted;
             assert!(is_equal, "other bytes of {vm}");
@@ -120,7 +125,7 @@ impl Damaged {
         // times: for kills in the course of the next.
         let took = begun.elapsed();
         assert_eq!(ran.code, 0, "{context}: {ran:?}");
-        for (vm, _) in &self.disks {
+        for (vm, ..) in &self.disks {
             assert!(self.restores(vm), "{context}: {vm}");
         }
         let verify = self.world.run(["verify"]);

@@ -1,6 +1,8 @@
 //! `cairn restore`: where to, in which format, and what is never overwritten.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
 
 use crate::mounts::LoopDevice;
 use crate::world::{MIB, World, disk, text};
@@ -35,20 +37,18 @@ fn what_a_qemu_holds_is_not_overwritten() {
     let world = backed_up(&bytes);
     let there = vec![7; 2 * MIB as usize];
     fs::write(world.path("there.raw"), &there).expect("a file can be made");
-    let mut command = std::process::Command::new("qemu-io");
+    let mut command = Command::new("qemu-io");
     command.args(["-f", "raw"]).arg(world.path("there.raw"));
-    command.stdin(std::process::Stdio::piped());
-    command.stdout(std::process::Stdio::null());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut holder = command.spawn().expect("qemu-io can be run");
-    let begun = std::time::Instant::now();
-    let opens = || {
-        let mut probe = std::process::Command::new("qemu-io");
-        let probe = probe.args(["-f", "raw", "-c", "length"]);
-        let output = probe.arg(world.path("there.raw")).output();
-        output.expect("qemu-io can be run").status.success()
-    };
-    while opens() {
-        assert!(begun.elapsed().as_secs() < 60, "qemu-io opens nothing");
+    let (input, output) = (holder.stdin.as_mut(), holder.stdout.as_mut());
+    writeln!(input.expect("a pipe"), "length").expect("qemu-io listens");
+    // It answers when the image is open.
+    let mut answer = [0; 7];
+    let output = output.expect("a pipe");
+    while !answer.ends_with(b"MiB") {
+        answer.rotate_left(1);
+        output.read_exact(&mut answer[6..]).expect("it answers");
     }
     let args = ["restore", "web1", "--disk", "vda", "--to", "there.raw"];
     let who = format!("qemu-io (process {})", holder.id());

@@ -124,7 +124,10 @@ fn a_damaged_manifest_hides_no_other_snapshot() {
     let ran = verify(&world, &[]);
     assert_eq!(ran.code, 13, "{ran:?}");
     assert!(ran.out.contains(&newest), "{ran:?}");
-    world.restored("web1");
+    let refused = world.run(["restore", "web1", "--disk", "vda", "--to", "out.raw"]);
+    refused.refused(13, &newest[..8]);
+    let document = listed.document();
+    world.restored(document[0]["id"].as_str().expect("an id"));
 }
 
 #[test]

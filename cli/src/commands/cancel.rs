@@ -14,11 +14,17 @@ use crate::output::domain::CancelReport;
 const END_MAX: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(100);
 
+const EXAMPLES: &str = "\
+Examples:
+  cairn cancel web1
+  cairn cancel web1 --connect qemu:///session";
+
 /// End the backup of a domain that is at work
 ///
 /// The backup's own process is asked to stop, and waited for: it publishes nothing, ends its job,
 /// and the guest goes on.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct CancelArgs {
     /// Name or UUID of the domain
     pub domain: String,
