@@ -124,8 +124,9 @@ mod tests {
 
     #[test]
     fn all_workers_have_ended_when_the_run_has() {
-        let ended = AtomicU64::new(0);
+        let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
         let done = for_each(4, "slow", (0..9).map(Ok::<u64, Failed>), || {
+            begun.fetch_add(1, Ordering::SeqCst);
             let slow = Slow(&ended);
             move |_| {
                 let _held = &slow;
@@ -133,7 +134,8 @@ mod tests {
             }
         });
         assert_eq!(done, Ok(()));
-        assert_eq!(ended.load(Ordering::SeqCst), 4);
+        assert!(begun.load(Ordering::SeqCst) > 0);
+        assert_eq!(ended.load(Ordering::SeqCst), begun.load(Ordering::SeqCst));
     }
 
     #[test]

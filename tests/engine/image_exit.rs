@@ -40,6 +40,7 @@ fn read_ahead(image: &Image, random: &mut fastrand::Rng) {
     let offset = random.u64(0..SIZE - buf.len() as u64);
     image.read_at(offset, &mut buf).expect("reads");
     image.prefetch(0..SIZE);
+    // sleeps: so that each process exits at another moment of its reading ahead.
     std::thread::sleep(Duration::from_micros(random.u64(0..4000)));
 }
 
