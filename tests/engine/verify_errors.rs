@@ -58,32 +58,30 @@ fn a_bad_sector_is_a_fault_of_its_pack_and_hides_no_other() {
         .into_keys()
         .find(|it| *it != pack);
     let other = other.expect("there are several packs");
-    for errno in [EIO, EACCES] {
-        for range in [range.start..range.start + 1, 0..10] {
-            world
-                .objects
-                .break_range(Name::Pack(pack), range.clone(), errno);
-            world.objects.flip(&Name::Pack(other), 60, 1);
-            let report = verify_in(&world.contents(), &list).expect("verify goes on");
-            world.objects.flip(&Name::Pack(other), 60, 1);
-            world.objects.heal();
-            let mut objects: Vec<_> = report.faults.iter().map(|it| it.object.clone()).collect();
-            objects.sort();
-            let mut expected = [Name::Pack(pack).path(), Name::Pack(other).path()];
-            expected.sort();
-            assert_eq!(objects, expected, "{:#?}", report.faults);
-            assert!(report.faults.iter().all(|fault| !fault.hurts.is_empty()));
-            let fault = report
-                .faults
-                .iter()
-                .find(|it| it.object == Name::Pack(pack).path());
-            let kind = fault.map(|fault| fault.kind);
-            let expected = match range.start {
-                0 => FaultKind::Pack,
-                _ => FaultKind::Content,
-            };
-            assert_eq!(kind, Some(expected), "{:#?}", report.faults);
-        }
+    for range in [range.start..range.start + 1, 0..10] {
+        world
+            .objects
+            .break_range(Name::Pack(pack), range.clone(), EIO);
+        world.objects.flip(&Name::Pack(other), 60, 1);
+        let report = verify_in(&world.contents(), &list).expect("verify goes on");
+        world.objects.flip(&Name::Pack(other), 60, 1);
+        world.objects.heal();
+        let mut objects: Vec<_> = report.faults.iter().map(|it| it.object.clone()).collect();
+        objects.sort();
+        let mut expected = [Name::Pack(pack).path(), Name::Pack(other).path()];
+        expected.sort();
+        assert_eq!(objects, expected, "{:#?}", report.faults);
+        assert!(report.faults.iter().all(|fault| !fault.hurts.is_empty()));
+        let fault = report
+            .faults
+            .iter()
+            .find(|it| it.object == Name::Pack(pack).path());
+        let kind = fault.map(|fault| fault.kind);
+        let expected = match range.start {
+            0 => FaultKind::Pack,
+            _ => FaultKind::Content,
+        };
+        assert_eq!(kind, Some(expected), "{:#?}", report.faults);
     }
     assert_clean(&verify_in(&world.contents(), &list).expect("verify goes on"));
 }
@@ -103,7 +101,7 @@ fn what_this_process_lacks_is_no_damage() {
         world.objects.heal();
         let error = restored.expect_err("a frame cannot be read");
         assert_eq!(error.is_damage(), is_damage, "{errno}: {}", chain(&error));
-        assert_eq!(verified.is_err(), errno == EMFILE, "{errno}: {verified:?}");
+        assert_eq!(verified.is_err(), !is_damage, "{errno}: {verified:?}");
     }
 }
 
