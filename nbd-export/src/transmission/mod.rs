@@ -12,7 +12,7 @@
 //!
 //! **Memory.** Bytes on their way in or out lie in buffers of [`PIECE_LEN`]. A connection may
 //! always have one, and more of them only as long as its own bound and the one of all connections
-//! allow (see [`budget`]); then it stands in line, and meanwhile its writes, which have theirs, go
+//! allow (see `budget`); then it stands in line, and meanwhile its writes, which have theirs, go
 //! before what needs one. Longer reads and writes go piece by piece. What a connection has pending
 //! is bounded too; its reader then stops reading.
 //!

@@ -27,7 +27,7 @@ impl Trailer {
     ///
     /// # Panics
     ///
-    /// Panics on a footer longer than [`FOOTER_LEN_MAX`], which no [`Footer::encode`] returns.
+    /// Panics on a footer longer than [`FOOTER_LEN_MAX`], which no `Footer::encode` returns.
     pub fn new(header: &[u8; PackHeader::LEN], stored_footer: &[u8]) -> Self {
         let footer_len = u32::try_from(stored_footer.len()).ok();
         let footer_len = footer_len

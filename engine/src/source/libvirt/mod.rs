@@ -1,8 +1,8 @@
 //! Domains of a libvirt host: what Cairn asks libvirt for, and the XML that it speaks.
 //!
 //! Knows nothing of repositories. The `virt` crate serves where it can; the calls that it lacks
-//! (backup jobs, checkpoints, block jobs, freezing) are in [`ffi`]. The library is loaded by
-//! [`library`]; these two have all of the unsafe code.
+//! (backup jobs, checkpoints, block jobs, freezing) are in `ffi`. The library is loaded by
+//! `library`; these two have all of the unsafe code.
 
 mod agent;
 mod connection;

@@ -3,9 +3,9 @@
 /// Which calls a [`Fault`] counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultOn {
-    /// Calls that change the disk, as [`SimFs::op_count`] counts them.
+    /// Calls that change the disk, as `SimFs::op_count` counts them.
     Changes,
-    /// Calls that only look, as [`SimFs::read_count`] counts them.
+    /// Calls that only look, as `SimFs::read_count` counts them.
     Reads,
 }
 
