@@ -75,7 +75,7 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
 pub(super) fn said(context: &Context, done: &BackupDone) {
     for Warning { target, doubt } in &done.warnings {
         let said = match doubt {
-            Doubt::Untold { .. } => "",
+            Doubt::Untold { .. } | Doubt::ParentLacks { .. } => "",
             _ => " was read whole",
         };
         context.warn(&format!("disk {target}{said}: {doubt}"));
