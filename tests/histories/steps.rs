@@ -9,6 +9,7 @@ use cairn_engine::gc::{Collection, GcEvent, GcOptions};
 use cairn_engine::progress::Cancel;
 use cairn_engine::repository::{Access, Contents, Repository};
 use cairn_engine::storage::sim::SimFs;
+use cairn_engine::storage::{FileSystem, Name, OpenFile, RenameMode};
 use jiff::Timestamp;
 
 use super::baton::Baton;
@@ -16,6 +17,7 @@ use super::staged::Stage;
 use crate::acts;
 use crate::named::{back_up, check, disk};
 use crate::support::gc::{collect, with_gc_options};
+use crate::support::packs::other_packs;
 use crate::support::sim::{chain, init_on, open_on, scratch};
 use crate::support::{MemorySource, backup_against, snapshot};
 
@@ -132,5 +134,53 @@ fn who_pins_and_ends_its_session_at_any_call_of_a_collection() {
         if !has_come.load(Ordering::SeqCst) {
             break;
         }
+    }
+}
+
+/// Packs with the same contents come while a collection is at any of its calls, from somebody who
+/// dies before their folders are durable. What is dropped for their sake is dropped after that.
+#[test]
+fn a_collection_settles_what_it_counts_on() {
+    let bytes = disk(13);
+    let others = other_packs(&bytes);
+    for after in 0.. {
+        let (fs, cache) = (SimFs::new(13), scratch());
+        let repository = init_on(&fs, cache.path()).expect("makes one");
+        let id = back_up(&repository, &bytes);
+        let first = fs.op_count();
+        let (dying, packs) = (fs.spawn(), others.clone());
+        let leaves = move || leave_unsettled(&dying, &packs);
+        let (stage, has_come) = interrupted(&fs, after, leaves);
+        // It has an index that knows all packs that were there before.
+        let collector = acts::open(&stage, cache.path()).expect("opens");
+        let done = collect(&collector, Timestamp::now());
+        done.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        // At last the index makes them durable; the power is cut before, too.
+        let last = fs.op_count();
+        for (cut, op) in (0..).zip((first.max(last.saturating_sub(40))..=last).step_by(4)) {
+            let left = fs.crash_image(op, cut);
+            let repository = open_on(&left, scratch().path()).expect("opens");
+            let context = format!("they came at call {after}, cut {cut}");
+            check(&repository, id, &bytes, &context);
+        }
+        if !has_come.load(Ordering::SeqCst) {
+            break;
+        }
+    }
+}
+
+/// Gives packs their names, and syncs no folder of theirs.
+fn leave_unsettled(fs: &SimFs, packs: &[(Name, Vec<u8>)]) {
+    for (name, bytes) in packs {
+        let path = name.path();
+        let (folder, _) = path.rsplit_once('/').expect("packs lie in folders");
+        if fs.make_folder(folder).is_ok() {
+            fs.sync_folder("packs").expect("syncs");
+        }
+        let mut file = fs.create_new("tmp/left").expect("is made");
+        file.append(bytes).expect("is written");
+        file.sync().expect("syncs");
+        let renamed = fs.rename("tmp/left", &path, RenameMode::NoReplace);
+        renamed.expect("gets its name");
     }
 }
