@@ -34,7 +34,7 @@ pub(crate) use open::read_config;
 pub use open::{InitOptions, OpenOptions, Repository};
 pub(crate) use process::host_name;
 use process::session_document;
-pub(crate) use readings::{Depth, Readings};
+pub(crate) use readings::{Condition, Depth, Readings};
 pub use search::Copies;
 pub(crate) use search::weightiest;
 pub use snapshots::{Snapshot, SnapshotList, UnreadableSnapshot};
