@@ -154,8 +154,8 @@ fn warn(context: &Context, report: &GcReport) {
     }
     if let Some(newest) = report.behind {
         context.warn(&format!(
-            "snapshot {newest:.12} is dated after now: this clock is behind, or that one was ahead. \
-             What was forgotten rests on until that time, or until that snapshot is forgotten"
+            "snapshot {newest:.12} is dated after now: this clock is behind, or that one was \
+             ahead. What was forgotten rests on until then, or until that snapshot is forgotten"
         ));
     }
     if report.was_full {

@@ -123,8 +123,8 @@ impl Turn {
         self.lens.get(&pack).copied().unwrap_or(0)
     }
 
-    /// Puts the packs that were found damaged first, or whose parity was, then those that were never read, then those
-    /// that were not read for longest. Equals come in random order.
+    /// Puts the packs first that were found damaged, or whose parity was; then those that were
+    /// never read, then those that were not read for longest. Equals come in random order.
     pub(super) fn order(&self, packs: &mut [PackId]) {
         let mut seed = [0; 32];
         // Without random numbers it is one order among others.
