@@ -47,6 +47,7 @@ mod nbd_client_failures;
 mod nbd_client_hostile;
 mod nbd_client_tls;
 mod nbd_peers;
+mod parents;
 mod parity;
 mod parity_crash;
 mod parity_life;

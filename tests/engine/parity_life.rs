@@ -108,6 +108,40 @@ fn a_repository_without_parity_has_none() {
     assert_eq!(repository.verify().without_parity, 0);
 }
 
+/// Where its parity alone is damaged, nothing that lies in a pack is in doubt.
+#[test]
+fn damaged_parity_makes_no_backup_store_anything_again() {
+    let repository = TestRepository::with(None, |settings| {
+        *settings = small_settings();
+        settings.parity_percent = Some(10);
+    });
+    let mut random = fastrand::Rng::with_seed(seed());
+    let bytes: Vec<u8> = (0..500_000).map(|_| random.u8(..)).collect();
+    let made = repository.backup(MemorySource::new(bytes.clone()), None);
+    let made = made.expect("backs up").snapshot;
+    let parity = repository.open().storage().list(Area::Parity);
+    let parity = parity.expect("it can be listed");
+    for listed in &parity {
+        let path = repository.path().join(listed.name.path());
+        let mut damaged = fs::read(&path).expect("it is there");
+        damaged[0] ^= 1;
+        fs::write(&path, damaged).expect("writable");
+    }
+    assert_eq!(repository.verify().faults.len(), parity.len());
+    let unchanged = MemorySource::changed_since(&bytes, bytes.clone(), true);
+    let again = [
+        repository.backup(MemorySource::new(bytes.clone()), None),
+        repository.backup(unchanged, Some(made)),
+    ];
+    for done in again {
+        let done = done.expect("backs up");
+        assert!(done.warnings.is_empty(), "{:?}", done.warnings);
+        assert_eq!(done.manifest.disks[0].new_chunks, 0);
+    }
+    let packs = repository.open().storage().list(Area::Packs);
+    assert_eq!(packs.expect("it can be listed").len(), parity.len());
+}
+
 #[test]
 fn damaged_parity_comes_first_every_night_until_it_is_whole() {
     let repository = TestRepository::with(None, |settings| {

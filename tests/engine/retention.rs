@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cairn_engine::format::note::Fact;
-use cairn_engine::gc::Collection;
+use cairn_engine::gc::{Collection, GcOptions, GcReport};
 use cairn_engine::id::SnapshotId;
 use cairn_engine::repository::{Repository, RepositoryError, SnapshotState};
 use cairn_engine::retention::{self, Candidate, Clock, Count, Grace, Policy};
@@ -169,6 +169,69 @@ fn what_is_brought_back_is_not_taken_by_a_plan() {
     assert!(report.taken.is_empty() && !report.resumed, "{report:?}");
     assert!(folder.restore(ids[0]).expect("it is all there") == whole);
     assert_clean(&folder.verify());
+}
+
+/// Collects with a grace of a week, by a clock that shows so many days after now.
+fn collect_at(repository: &Arc<Repository>, days: i64) -> GcReport {
+    let now = Timestamp::now() + (days * 24).hours();
+    with_gc_options(now, 0.0, |options| {
+        let grace = "7d".parse().expect("a time");
+        let options = GcOptions { grace, ..options };
+        let collected = Collection::begin(repository, options).and_then(Collection::run);
+        collected.expect("it goes through")
+    })
+}
+
+/// Each line: what the clocks of collections show, in days after `forget`, and whether the last of
+/// them, and no other, takes what was forgotten.
+#[test]
+fn no_single_wrong_clock_ends_the_grace() {
+    for (days, takes) in [
+        // All are right.
+        (&[0, 1, 6, 7, 8][..], true),
+        (&[0, 8, 9], true),
+        // `forget` was behind, by a month: the first that sees it begins to count.
+        (&[30, 31, 36], false),
+        (&[30, 37], false),
+        (&[30, 37, 38], true),
+        // One was ahead, the first or a later one.
+        (&[0, 30], false),
+        (&[0, 30, 1, 2, 6], false),
+        (&[0, 30, 1, 7, 8], true),
+        (&[30, 1, 2, 10], false),
+        // All were behind.
+        (&[-30, -20, -10], false),
+    ] {
+        let (_folder, repository, ids) = world(2);
+        repository.forget(&ids[..1]).expect("it is forgotten");
+        for (at, day) in (1..).zip(days) {
+            let report = collect_at(&repository, *day);
+            let is_last = at == days.len();
+            let expected: &[SnapshotId] = if is_last && takes { &ids[..1] } else { &[] };
+            assert_eq!(report.taken, expected, "{days:?}, {at}");
+            let behind = Some(ids[1]).filter(|_| *day < 0);
+            assert_eq!(report.behind, behind, "{days:?}, {at}");
+        }
+    }
+}
+
+/// Two in a row are one look, and bringing it back ends what was seen.
+#[test]
+fn looks_count_apart_and_since_it_was_forgotten() {
+    let (_folder, repository, ids) = world(2);
+    repository.forget(&ids[..1]).expect("it is forgotten");
+    for day in [0, 30, 30] {
+        assert!(collect_at(&repository, day).taken.is_empty(), "{day}");
+    }
+    retention::undelete(&repository, &ids[..1]).expect("it is brought back");
+    assert!(state(&repository, ids[0]).resting.is_empty());
+    repository.forget(&ids[..1]).expect("it is forgotten");
+    assert!(collect_at(&repository, 31).taken.is_empty());
+    assert_eq!(state(&repository, ids[0]).resting.len(), 1);
+    let none = with_gc_options(Timestamp::now(), 0.0, |options| {
+        Collection::begin(&repository, options).and_then(Collection::run)
+    });
+    assert_eq!(none.expect("it goes through").taken, ids[..1]);
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod baton;
 mod model;
 mod named;
 mod staged;
+mod steps;
 mod upkeep;
 
 use std::sync::Arc;

@@ -25,17 +25,17 @@ use crate::support::{
 
 const DISK_LEN: usize = 300_000;
 
-fn disk(seed: u64) -> Vec<u8> {
+pub fn disk(seed: u64) -> Vec<u8> {
     random_disk(&mut fastrand::Rng::with_seed(seed), DISK_LEN)
 }
 
-fn back_up(repository: &Arc<Repository>, bytes: &[u8]) -> SnapshotId {
+pub fn back_up(repository: &Arc<Repository>, bytes: &[u8]) -> SnapshotId {
     let source = Box::new(MemorySource::new(bytes.to_vec()));
     let done = backup_source(repository, source, false, None, &Cancel::default());
     done.expect("backs up").snapshot
 }
 
-fn check(repository: &Arc<Repository>, id: SnapshotId, bytes: &[u8], context: &str) {
+pub fn check(repository: &Arc<Repository>, id: SnapshotId, bytes: &[u8], context: &str) {
     let restored = restore_fresh(repository, &snapshot(repository, id));
     let restored = restored.unwrap_or_else(|error| panic!("{context}: {}", chain(&error)));
     assert!(restored == bytes, "{context}");

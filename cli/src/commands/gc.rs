@@ -152,6 +152,12 @@ fn warn(context: &Context, report: &GcReport) {
     if report.dropped_plan {
         context.warn("an earlier gc's plan was damaged; it was dropped, and made anew");
     }
+    if let Some(newest) = report.behind {
+        context.warn(&format!(
+            "snapshot {newest:.12} is dated after now: this clock is behind, or that one was \
+             ahead. What was forgotten rests on until then, or until that snapshot is forgotten"
+        ));
+    }
     if report.was_full {
         context.warn(
             "there was no space to move anything; only packs without anything needed were \

@@ -1,6 +1,5 @@
-//! Whether the parent of an incremental can be built on. Two doubts are looked into: that packs of
-//! the repository are gone, and that the source's word on what is unchanged does not hold for this
-//! parent (another disk's bitmap, one that was cleared at the wrong time, an image put back).
+//! Whether the source's word on what is unchanged holds for the parent: it may be another disk's
+//! bitmap, one that was cleared at the wrong time, or an image that was put back.
 //!
 //! A few samples are always taken. Whoever asks for an audit has a share of all of it read.
 
@@ -9,7 +8,6 @@ use super::disk::Disk;
 use super::pipeline::Run;
 use crate::chunker::ChunkRef;
 use crate::extent::{Extent, ExtentStatus};
-use crate::id::ContentId;
 use crate::limits::{MIB, REGION_LEN};
 use crate::progress::Progress;
 use crate::recipe::RegionChunks;
@@ -19,30 +17,6 @@ use crate::repository::RepositoryError;
 const SAMPLES: std::ops::RangeInclusive<u64> = 4..=64;
 
 impl Disk<'_> {
-    /// Returns whether every chunk of the parent is in a pack. Asked where packs are known to be
-    /// gone or unreadable, since chunks are kept without asking for them.
-    pub(super) fn is_parent_whole(&self) -> Result<bool, BackupError> {
-        let report = self.contents.index_report();
-        if report.dropped.is_empty() && report.unreadable.is_empty() {
-            return Ok(true);
-        }
-        let Some(parent) = &self.parent else {
-            return Ok(true);
-        };
-        for region in parent.regions() {
-            let region = match region {
-                Ok(region) => region,
-                Err(error) if error.is_damage() => return Ok(false),
-                Err(error) => return Err(self.recipe_error(error)),
-            };
-            let ids: Vec<ContentId> = region.chunks.iter().map(|chunk| chunk.id.into()).collect();
-            if self.contents.locate(&ids)?.iter().any(Option::is_none) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
     /// Reads some of the chunks that the source calls unchanged, and returns where one is not what
     /// the parent says. More are read where more has changed, so that this is never much of the
     /// work; what it finds for sure is a bitmap of another disk or another time.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::BackupError;
+use super::parent::Kept;
 use crate::chunker::{ChunkRef, Geometry};
 use crate::extent::{Extent, ExtentStatus, push_extent};
 use crate::limits::REGION_LEN;
@@ -18,6 +19,8 @@ pub(super) struct Disk<'d> {
     pub(super) shape: Shape,
     /// The recipe whose bytes the source's unchanged ranges are. Only an incremental has one.
     pub(super) parent: Option<Recipe<'d>>,
+    /// What of the parent can be kept.
+    pub(super) kept: Kept,
 }
 
 impl Disk<'_> {

@@ -7,6 +7,7 @@ mod audit;
 mod bytes;
 mod disk;
 mod error;
+mod parent;
 mod pipeline;
 mod record;
 mod region;
@@ -85,6 +86,10 @@ pub fn backup(
     }
     let manifest = record::manifest(request, taken.disks, taken.files, time, ordinal);
     let snapshot = repository.publish(contents.session(), &manifest)?;
+    for (root, mut needs) in taken.needs {
+        needs.extend(&stored.needs);
+        repository.remember_needs(root, &needs);
+    }
     Ok(BackupDone {
         snapshot,
         manifest,

@@ -215,6 +215,7 @@ impl Run<'_> {
                 let zero_counts = region.start < parent_len;
                 let same = Geometry::DISK.is_untouched(region, parent_len, &BlockSet::default());
                 has(ExtentStatus::Data)
+                    || self.disk.kept.lost_in(region).next().is_some()
                     || (has(ExtentStatus::Zero) || !same) && zero_counts
                     || has(ExtentStatus::Unchanged) && !same
             }

@@ -73,11 +73,9 @@ impl Worker<'_> {
         let dirty = match disk.parent {
             Some(_) => {
                 let mut dirty = dirty_blocks(&range, &task.extents, disk.resized());
-                // What the parent has lost is read again, where that can be.
-                if disk.source.has_unchanged() {
-                    for chunk in disk.contents.hurt(&parent)? {
-                        dirty.insert_bytes(Geometry::DISK, &range, chunk.offset..chunk.end());
-                    }
+                // What the parent has lost is read again.
+                for lost in disk.kept.lost_in(&range) {
+                    dirty.insert_bytes(Geometry::DISK, &range, lost);
                 }
                 dirty
             }

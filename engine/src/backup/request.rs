@@ -135,6 +135,12 @@ pub enum Doubt {
     /// Packs that the parent needs are gone or unreadable.
     #[error("the parent needs packs that are gone or cannot be read")]
     ParentDamaged,
+    /// Some of what the parent has lies in packs that are gone or known to be damaged.
+    #[error("the parent has lost {bytes} bytes of the disk: these are read again")]
+    ParentLacks {
+        /// How many.
+        bytes: u64,
+    },
     /// Bytes that were said to be unchanged are others than the parent's.
     #[error(
         "what the bitmap calls unchanged differs from the parent at disk offset {offset}: it does \

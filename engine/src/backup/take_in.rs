@@ -11,15 +11,17 @@ use std::thread;
 
 use super::BackupError;
 use super::disk::Disk;
+use super::parent::Kept;
 use super::pipeline::{Failure, Run, workers_max};
 use super::record;
 use super::request::{BackupRequest, DiskRequest, Doubt, FileRequest, Warning};
 use super::slots::Slots;
 use crate::chunker::{Cutter, GearTable};
 use crate::format::manifest::{DiskMode, DiskRecord, FileRecord};
+use crate::id::NodeId;
 use crate::progress::{Cancel, Progress};
 use crate::recipe::{Recipe, Shape};
-use crate::repository::{Contents, Intake, RepositoryError};
+use crate::repository::{Contents, Intake, Needs, RepositoryError};
 use crate::source::Source;
 
 /// What taking the disks in needs.
@@ -39,6 +41,8 @@ pub(super) struct Taken {
     pub(super) disks: Vec<DiskRecord>,
     pub(super) files: Vec<FileRecord>,
     pub(super) warnings: Vec<Warning>,
+    /// The recipes of disks, each with the packs that it needs of what was there before.
+    pub(super) needs: Vec<(NodeId, Needs)>,
 }
 
 /// What the lanes share.
@@ -53,7 +57,7 @@ struct Lanes {
 
 /// What came of one disk or file.
 enum Done {
-    Disk(Box<DiskRecord>, Vec<Warning>),
+    Disk(Box<DiskRecord>, Vec<Warning>, Option<Needs>),
     File(FileRecord),
 }
 
@@ -88,7 +92,10 @@ impl TakeIn<'_> {
         let mut taken = Taken::default();
         for done in done.into_values() {
             match done {
-                Done::Disk(record, warnings) => {
+                Done::Disk(record, warnings, needs) => {
+                    taken
+                        .needs
+                        .extend(needs.map(|needs| (record.recipe, needs)));
                     taken.disks.push(*record);
                     taken.warnings.extend(warnings);
                 }
@@ -153,8 +160,9 @@ impl TakeIn<'_> {
     fn disk(&self, wanted: &DiskRequest, lanes: &Lanes, lane: usize) -> Result<Done, BackupError> {
         let mut warnings = Vec::new();
         let mut disk = self.open(wanted)?;
-        if !disk.is_parent_whole()? {
-            self.drop_parent(&mut disk, Doubt::ParentDamaged, &mut warnings)?;
+        match disk.look_at_parent(self.intake, self.cancel)? {
+            Some(kept) => disk.keep(kept, &mut warnings),
+            None => self.drop_parent(&mut disk, Doubt::ParentDamaged, &mut warnings)?,
         }
         // Before the samples, upon which the disk is read whole without a word of failure.
         self.run(&disk, lanes, lane).audit(self.audit_percent)?;
@@ -176,7 +184,7 @@ impl TakeIn<'_> {
             (None, false) => DiskMode::Full,
         };
         let record = record::disk(wanted, mode, doubt, &done);
-        Ok(Done::Disk(Box::new(record), warnings))
+        Ok(Done::Disk(Box::new(record), warnings, disk.kept.needs))
     }
 
     fn open<'d>(&'d self, wanted: &'d DiskRequest) -> Result<Disk<'d>, BackupError> {
@@ -218,6 +226,7 @@ impl TakeIn<'_> {
             contents: self.contents,
             shape: shape(source.size())?,
             parent: parent.map(recipe).transpose()?,
+            kept: Kept::default(),
         })
     }
 
@@ -233,6 +242,7 @@ impl TakeIn<'_> {
             return Err(BackupError::ParentDamaged { target });
         }
         disk.parent = None;
+        disk.kept = Kept::default();
         Progress::add(&self.progress.total_bytes, disk.shape.size());
         warnings.push(Warning { target, doubt });
         Ok(())

@@ -36,6 +36,8 @@ pub enum Fact {
     Forgotten,
     /// It is wanted again.
     Undeleted,
+    /// A collection has seen that it is forgotten, and has left it alone.
+    Resting,
     /// It must not be forgotten.
     Protected,
     /// It may be forgotten again.
@@ -102,6 +104,7 @@ impl Note {
         let (kind, what) = match &self.fact {
             Fact::Forgotten => ("forgotten", None),
             Fact::Undeleted => ("undeleted", None),
+            Fact::Resting => ("resting", None),
             Fact::Protected => ("protected", None),
             Fact::Unprotected => ("unprotected", None),
             Fact::Pinned { what } => ("pinned", Some(what.clone())),
@@ -133,6 +136,7 @@ impl Note {
         let fact = match (document.kind.as_str(), detail) {
             ("forgotten", None) => Fact::Forgotten,
             ("undeleted", None) => Fact::Undeleted,
+            ("resting", None) => Fact::Resting,
             ("protected", None) => Fact::Protected,
             ("unprotected", None) => Fact::Unprotected,
             ("pinned", Some(what)) => Fact::Pinned { what },
@@ -142,8 +146,8 @@ impl Note {
             ("disproved", Some(what)) => Fact::Disproved { what },
             ("mistrusted", Some(what)) => Fact::Mistrusted { what },
             (
-                "forgotten" | "undeleted" | "protected" | "unprotected" | "pinned" | "unpinned"
-                | "verified" | "proved" | "disproved" | "mistrusted",
+                "forgotten" | "undeleted" | "resting" | "protected" | "unprotected" | "pinned"
+                | "unpinned" | "verified" | "proved" | "disproved" | "mistrusted",
                 _,
             ) => {
                 return Err(FormatError::Malformed {
@@ -183,6 +187,7 @@ mod tests {
         for fact in [
             Fact::Forgotten,
             Fact::Undeleted,
+            Fact::Resting,
             Fact::Protected,
             Fact::Unprotected,
             Fact::Pinned { what: what.clone() },

@@ -121,7 +121,9 @@ impl Census {
         Ok(census)
     }
 
-    /// Lists the packs again, and adds those that have come since.
+    /// Lists the packs again, and adds those that have come since. They are settled first: what is
+    /// dropped for their sake must survive a power cut in them, and whoever published them may have
+    /// died before their folders were durable.
     pub(super) fn extend(
         &mut self,
         repository: &Repository,
@@ -135,6 +137,7 @@ impl Census {
                 _ => None,
             })
             .collect();
+        settle(repository, &new)?;
         let first = u32::try_from(self.ids.len()).expect("packs are counted in 32 bits");
         let spots = Mutex::new(&mut self.spots);
         let packs = Mutex::new(BTreeMap::new());
@@ -219,6 +222,16 @@ impl Census {
         self.has_doubles = has_doubles;
         Ok(missing)
     }
+}
+
+/// Makes the names of packs durable: by their folders, each of which the first byte of a name
+/// tells.
+fn settle(repository: &Repository, packs: &[PackId]) -> Result<(), GcError> {
+    let folders: BTreeMap<u8, PackId> = packs.iter().map(|id| (id.as_bytes()[0], *id)).collect();
+    for pack in folders.into_values() {
+        repository.storage().settle(&Name::Pack(pack))?;
+    }
+    Ok(())
 }
 
 /// Adds where everything in a pack stands.

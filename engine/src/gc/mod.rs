@@ -24,6 +24,7 @@ mod options;
 mod parity;
 mod plan;
 mod repack;
+mod rest;
 mod roots;
 mod sweep;
 mod wait;

@@ -122,6 +122,9 @@ pub struct GcReport {
     pub written_packs: u64,
     /// Forgotten snapshots that were deleted, or are to be.
     pub taken: Vec<SnapshotId>,
+    /// The newest snapshot, where forgotten ones rest and it is dated after now: this clock or
+    /// that one is wrong, and what rests goes on resting.
+    pub behind: Option<SnapshotId>,
     /// Packs deleted.
     pub deleted_packs: u64,
     /// Bytes in them and in parity that was deleted.

@@ -14,7 +14,7 @@ use super::choose::{Weighed, choose};
 use super::mark::{Marked, Sorters, mark};
 use super::repack::{Moved, repack};
 use super::roots::{Roots, look};
-use super::{GcError, GcEvent, GcOptions, GcReport, duplicates, parity, wait};
+use super::{GcError, GcEvent, GcOptions, GcReport, duplicates, parity, rest, wait};
 
 /// The snapshots that a plan's own collection has walked.
 pub type Covered = BTreeSet<SnapshotId>;
@@ -100,6 +100,7 @@ impl<'p, 'o> Planning<'p, 'o> {
 
     /// Moves what lives out of the packs that go, and writes the plan. `None` where nothing goes.
     pub(super) fn carry_out(mut self) -> Result<Option<Planned>, GcError> {
+        self.report.behind = rest::note(self.repository, &self.roots, self.options)?;
         if self.report.condemned == 0 && self.roots.taken.is_empty() {
             self.report.written_bytes = 0;
             return Ok(None);

@@ -16,8 +16,12 @@ pub(super) struct Roots {
     pub(super) taken: Vec<SnapshotId>,
 }
 
-/// Looks at manifests, notes and sessions, in this order. `may_take` says which snapshots may go at
+/// Looks at sessions, notes and manifests, in this order. `may_take` says which snapshots may go at
 /// all.
+///
+/// Whoever reads a snapshot for longer than a session lasts pins it before the session ends. So the
+/// sessions come first: who is not seen in one any more is seen in the note. A manifest that is
+/// published meanwhile has no notes that we know, and is kept.
 ///
 /// # Errors
 ///
@@ -27,6 +31,7 @@ pub(super) fn look(
     options: &GcOptions<'_>,
     may_take: impl Fn(SnapshotId) -> bool,
 ) -> Result<Roots, GcError> {
+    let pins = pins(repository)?;
     let mut list = repository.snapshots()?;
     if let Some(unreadable) = list.unreadable.pop() {
         return Err(GcError::UnreadableSnapshot {
@@ -34,7 +39,6 @@ pub(super) fn look(
             source: unreadable.error,
         });
     }
-    let pins = pins(repository)?;
     let is_taken = |snapshot: &Snapshot| {
         let is_read = pins.as_ref().is_none_or(|pins| pins.contains(&snapshot.id));
         may_take(snapshot.id)

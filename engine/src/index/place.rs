@@ -22,6 +22,16 @@ impl PackPrefix {
         let [a, b, c, d, e, f, g, h, ..] = *pack.as_bytes();
         Self([a, b, c, d, e, f, g, h])
     }
+
+    /// Returns the prefix of these bytes.
+    pub fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns its bytes.
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
+        self.0
+    }
 }
 
 /// Where a chunk or recipe node lies.

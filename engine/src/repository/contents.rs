@@ -15,7 +15,6 @@ use super::hot::HotPacks;
 use super::presence::Presence;
 use super::{Depth, Readings, Repository, RepositoryError, Unseen};
 use crate::cache::Cache;
-use crate::chunker::ChunkRef;
 use crate::format::recipe::{EMPTY_LEAF, Node};
 use crate::id::{ContentId, NodeId, PackId, SessionId, SnapshotId};
 use crate::index::{Index, IndexError, IndexOptions, OpenReport, PackFooters, PackPrefix, Place};
@@ -48,9 +47,9 @@ pub struct Contents {
     repository: Arc<Repository>,
     /// Packs on which nothing may be built: as the plan of a collection had it at opening. What a
     /// later plan condemns stays as long as this session does.
-    condemned: HashSet<PackPrefix>,
+    pub(super) condemned: HashSet<PackPrefix>,
     /// Packs that this client knows to be damaged: for a writer among the condemned.
-    damaged: HashSet<PackPrefix>,
+    pub(super) damaged: HashSet<PackPrefix>,
     /// Listed at opening, and again where something was not to be found.
     packs: RwLock<Arc<[PackId]>>,
     index: Index,
@@ -224,19 +223,6 @@ impl Contents {
         self.locate_in(ids, |missing| {
             self.index.find_outside(missing, &self.condemned)
         })
-    }
-
-    /// Returns those of some chunks that lie in packs only that are known to be damaged. Nothing is
-    /// looked up where none is known.
-    pub(crate) fn hurt(&self, chunks: &[ChunkRef]) -> Result<Vec<ChunkRef>, RepositoryError> {
-        if self.damaged.is_empty() {
-            return Ok(Vec::new());
-        }
-        let ids: Vec<ContentId> = chunks.iter().map(|chunk| chunk.id.into()).collect();
-        let places = self.index.find_outside(&ids, &self.damaged)?;
-        let hurt = chunks.iter().zip(places);
-        let hurt = hurt.filter(|(_, place)| place.is_none());
-        Ok(hurt.map(|(chunk, _)| *chunk).collect())
     }
 
     fn locate_in(

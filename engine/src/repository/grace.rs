@@ -11,6 +11,9 @@ use crate::format::config::{Config, GRACE_SECONDS_DEFAULT, GRACE_SECONDS_MAX};
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 const WEEK: u64 = 7 * DAY;
+/// How far two collections must be apart for both to count; or the grace, where that is less. A
+/// clock that is wrong after a start is put right meanwhile.
+const APART: u64 = 12 * HOUR;
 
 /// How long a forgotten snapshot rests, and can be brought back. To the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,26 +71,49 @@ impl fmt::Display for Grace {
     }
 }
 
-/// Returns from when on a collection may take a snapshot of this state; `None` if never, as long as
-/// nothing changes: it is not forgotten, or it is protected or pinned all the same, or may be,
-/// since a note of it is damaged.
+/// Returns from when on a collection may take a snapshot of this state, as far as is known by now;
+/// `None` if never, as long as nothing changes: it is not forgotten, or it is protected or pinned
+/// all the same, or may be, since a note of it is damaged.
+///
+/// It rests for the whole grace by two clocks: that of whoever forgot it, and that of the first
+/// collection that saw it.
 pub fn due(state: &SnapshotState, grace: Grace) -> Option<Timestamp> {
     let since = state.forgotten?;
     if state.is_protected || !state.pins.is_empty() || state.has_damaged_note {
         return None;
     }
-    let grace = i64::try_from(grace.0).map_or(SignedDuration::MAX, SignedDuration::from_secs);
+    let since = state.resting.first().map_or(since, |seen| since.max(*seen));
     // What is due after all time never is.
-    since.checked_add(grace).ok()
+    since.checked_add(duration(grace.0)).ok()
 }
 
 /// Returns whether a collection may take a snapshot of this state at `now`: it must be no root
-/// then.
+/// then. Another collection must have found it due, some time before.
 ///
-/// The clock only ever delays: one that went back, so that the snapshot seems to be forgotten in
-/// the future, makes it rest on. Whoever wants no grace at all wants no clock either.
+/// So no single wrong clock takes it. One that went back only delays. Whoever wants no grace at all
+/// wants no clock either.
 pub fn taken(state: &SnapshotState, grace: Grace, now: Timestamp) -> bool {
-    due(state, grace).is_some_and(|due| grace == Grace::NONE || due <= now)
+    let Some(due) = due(state, grace) else {
+        return false;
+    };
+    let apart = duration(grace.0.min(APART));
+    let is_over =
+        |seen: &Timestamp| *seen >= due && seen.checked_add(apart).is_ok_and(|since| since <= now);
+    grace == Grace::NONE || state.resting.iter().any(is_over)
+}
+
+/// Returns whether a collection at `now` has to note that it has seen a snapshot of this state: as
+/// the first one, or as the first one that finds it due.
+pub fn is_news(state: &SnapshotState, grace: Grace, now: Timestamp) -> bool {
+    let Some(due) = due(state, grace).filter(|_| grace != Grace::NONE) else {
+        return false;
+    };
+    let is_known = |seen: &Timestamp| (due..=now).contains(seen);
+    state.resting.is_empty() || due <= now && !state.resting.iter().any(is_known)
+}
+
+fn duration(seconds: u64) -> SignedDuration {
+    i64::try_from(seconds).map_or(SignedDuration::MAX, SignedDuration::from_secs)
 }
 
 #[cfg(test)]
@@ -109,24 +135,55 @@ mod tests {
         }
     }
 
+    /// Forgotten, and then seen at these times.
+    fn seen(seconds: &[i64]) -> SnapshotState {
+        SnapshotState {
+            resting: seconds.iter().map(|second| at(*second)).collect(),
+            ..forgotten()
+        }
+    }
+
     #[test]
     fn a_forgotten_snapshot_rests_for_the_grace() {
         let day = grace("1d");
-        assert!(!taken(&forgotten(), day, at(1000)));
-        assert!(!taken(&forgotten(), day, at(1000 + 86_399)));
-        assert!(taken(&forgotten(), day, at(1000 + 86_400)));
+        let due = 1000 + 86_400;
+        let apart = 12 * 3600;
+        // By its note alone nothing goes, however long ago that is.
+        assert!(!taken(&forgotten(), day, Timestamp::MAX));
+        // The first look counts from its own time.
+        assert!(!taken(&seen(&[due + 5]), day, at(due + apart + 10)));
+        assert!(!taken(&seen(&[1000, due - 1]), day, Timestamp::MAX));
+        assert!(!taken(&seen(&[1000, due]), day, at(due + apart - 1)));
+        assert!(taken(&seen(&[1000, due]), day, at(due + apart)));
+        assert!(taken(&seen(&[1000, due]), grace("1h"), at(due + 3600)));
         assert!(taken(&forgotten(), grace("0"), at(1000)));
     }
 
     #[test]
+    fn a_look_is_noted_first_and_when_it_is_due() {
+        let day = grace("1d");
+        let due = 1000 + 86_400;
+        assert!(is_news(&forgotten(), day, at(1000)));
+        assert!(!is_news(&seen(&[1000]), day, at(due - 1)));
+        assert!(is_news(&seen(&[1000]), day, at(due)));
+        assert!(!is_news(&seen(&[1000, due]), day, at(due + 1)));
+        // Someone's clock was ahead.
+        assert!(is_news(&seen(&[1000, due + 9000]), day, at(due + 1)));
+        assert!(!is_news(&forgotten(), Grace::NONE, at(1000)));
+        assert!(!is_news(&SnapshotState::default(), day, at(due)));
+    }
+
+    #[test]
     fn a_clock_that_went_back_lets_it_rest_on() {
+        let seen = seen(&[1000, 1_000_000]);
         for text in ["1h", "7d"] {
-            assert!(!taken(&forgotten(), grace(text), at(999)), "{text}");
-            assert!(!taken(&forgotten(), grace(text), at(-1_000_000)), "{text}");
+            assert!(!taken(&seen, grace(text), at(999)), "{text}");
+            assert!(!taken(&seen, grace(text), at(-1_000_000)), "{text}");
         }
         assert!(taken(&forgotten(), Grace::NONE, at(999)));
         let last = SnapshotState {
             forgotten: Some(Timestamp::MAX),
+            resting: vec![Timestamp::MAX; 2],
             ..SnapshotState::default()
         };
         assert!(!taken(&last, grace("1h"), Timestamp::MAX));

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Contents, RepositoryError};
+use super::{Contents, Needs, RepositoryError};
 use crate::format::pack::{Footer, PackKind};
 use crate::id::{ContentId, NodeId, PackId};
-use crate::index::{IndexError, Ingest};
+use crate::index::{IndexError, Ingest, PackPrefix};
 use crate::pack::{Frame, Framer, PackError, PackSink, Packer, PackerStats, places_in};
 use crate::recipe::{Cause, NodeSink};
 use crate::storage::StorageError;
@@ -21,6 +21,8 @@ pub struct IntakeStats {
     /// Whether the index knows them now. It is a cache: where it could not be written, whoever
     /// opens it next takes the packs in from their footers, and that is no failure of the run.
     pub index: Result<Ingest, IndexError>,
+    /// The packs in which all lies that was claimed.
+    pub(crate) needs: Needs,
 }
 
 /// The writing side of a session: shared by the threads of one run.
@@ -36,12 +38,18 @@ pub struct Intake {
 struct Pending {
     contents: Arc<Contents>,
     claimed: Mutex<HashSet<ContentId>>,
+    /// Packs in which something that was claimed lies.
+    needs: Mutex<Needs>,
 }
 
 impl Pending {
     fn claimed(&self) -> MutexGuard<'_, HashSet<ContentId>> {
         // What a panicking thread leaves is a set of claims; the run fails with it in any case.
         self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn needs(&self) -> MutexGuard<'_, Needs> {
+        self.needs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -50,6 +58,7 @@ impl PackSink for Pending {
         // The index first: content must at no time be in neither.
         let places: Vec<_> = places_in(pack, footer).collect();
         self.contents.index().add_pack(pack, &places)?;
+        self.needs().insert(PackPrefix::of(pack));
         let mut claimed = self.claimed();
         for entry in &footer.entries {
             claimed.remove(&entry.id);
@@ -66,6 +75,7 @@ impl Intake {
         let pending = Pending {
             contents: Arc::clone(&contents),
             claimed: Mutex::default(),
+            needs: Mutex::default(),
         };
         let pending = Arc::new(pending);
         let context = repository.pack_context(contents.session());
@@ -97,6 +107,11 @@ impl Intake {
             .collect();
         let places = self.contents.locate_to_build_on(&asked)?;
         if places.iter().any(Option::is_some) {
+            let mut needs = self.pending.needs();
+            let mut packs: Vec<PackPrefix> = places.iter().flatten().map(|it| it.pack).collect();
+            packs.dedup();
+            packs.into_iter().for_each(|pack| needs.insert(pack));
+            drop(needs);
             let mut places = places.into_iter();
             let mut claimed = self.pending.claimed();
             for (id, new) in ids.iter().zip(&mut new) {
@@ -139,6 +154,7 @@ impl Intake {
             data,
             nodes,
             index: self.contents.index().ingest(),
+            needs: std::mem::take(&mut *self.pending.needs()),
         })
     }
 

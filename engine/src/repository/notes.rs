@@ -18,6 +18,8 @@ use crate::storage::{Area, Existing, Name, StorageError};
 pub struct SnapshotState {
     /// Since when it is forgotten.
     pub forgotten: Option<Timestamp>,
+    /// When collections saw that it is, and left it alone.
+    pub resting: Vec<Timestamp>,
     /// Whether it must not be forgotten.
     pub is_protected: bool,
     /// What counts on it, such as domains that count their changes from it: while there is any, it
@@ -69,8 +71,11 @@ impl SnapshotState {
     fn apply(&mut self, note: &Note) {
         self.last_note = Some(note.time);
         match &note.fact {
-            Fact::Forgotten => self.forgotten = Some(note.time),
-            Fact::Undeleted => self.forgotten = None,
+            Fact::Forgotten | Fact::Undeleted => {
+                self.forgotten = (note.fact == Fact::Forgotten).then_some(note.time);
+                self.resting.clear();
+            }
+            Fact::Resting => self.resting.push(note.time),
             Fact::Protected => self.is_protected = true,
             Fact::Unprotected => self.is_protected = false,
             Fact::Pinned { what } => drop(self.pins.insert(what.clone())),
@@ -109,11 +114,26 @@ impl Repository {
         fact: Fact,
         after: Option<Timestamp>,
     ) -> Result<NoteId, RepositoryError> {
+        self.add_note_at(snapshot, fact, Timestamp::now(), after)
+    }
+
+    /// Adds a note of this time, or of one just after `after` if that is later.
+    ///
+    /// # Durability
+    ///
+    /// Durable on return.
+    pub(crate) fn add_note_at(
+        &self,
+        snapshot: SnapshotId,
+        fact: Fact,
+        time: Timestamp,
+        after: Option<Timestamp>,
+    ) -> Result<NoteId, RepositoryError> {
         let step = SignedDuration::from_nanos(1);
         let next = after.map(|after| after.checked_add(step).unwrap_or(after));
         let note = Note {
             snapshot,
-            time: Timestamp::now().max(next.unwrap_or(Timestamp::MIN)),
+            time: time.max(next.unwrap_or(Timestamp::MIN)),
             fact,
             unknown: Unknown::new(),
         };

@@ -37,8 +37,20 @@ pub(crate) enum Depth {
     Plain,
 }
 
+/// What reading a pack showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// All is as it was.
+    Whole,
+    /// The pack is whole, and its parity is not.
+    BadParity,
+    /// It is not what it was: what lies in it may be lost.
+    Damaged,
+}
+
 /// When one pack was read last and found whole, in milliseconds since 1970; 0 for never. Where both
-/// are 0, the pack is damaged: packs that were just never read are not remembered at all.
+/// are 0, the pack is damaged, and where both are -1, its parity is: packs that were just never
+/// read are not remembered at all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Times {
     stored: i64,
@@ -49,6 +61,10 @@ impl Times {
     const DAMAGED: Self = Self {
         stored: 0,
         plain: 0,
+    };
+    const BAD_PARITY: Self = Self {
+        stored: -1,
+        plain: -1,
     };
 
     fn at(self, depth: Depth) -> i64 {
@@ -97,21 +113,27 @@ impl Readings {
         self.times(pack) == Some(Times::DAMAGED)
     }
 
-    /// Notes that a pack was read to its end and is whole. What was decoded was read as stored,
-    /// too.
-    pub(crate) fn whole(&mut self, pack: PackId, now: Timestamp) {
-        let now = now.as_millisecond();
-        let plain = match self.depth {
-            Depth::Plain => now,
-            Depth::Stored => self.times.get(&key(pack)).map_or(0, |times| times.plain),
-        };
-        let times = Times { stored: now, plain };
-        self.learned.insert(key(pack), times);
+    /// Returns whether a pack or its parity was found damaged when it was read last: it comes first
+    /// until all is whole again.
+    pub(crate) fn comes_first(&self, pack: PackId) -> bool {
+        let times = self.times(pack);
+        times.is_some_and(|times| [Times::DAMAGED, Times::BAD_PARITY].contains(&times))
     }
 
-    /// Notes that a pack is damaged: it comes first until it is whole again.
-    pub(crate) fn damaged(&mut self, pack: PackId) {
-        self.learned.insert(key(pack), Times::DAMAGED);
+    /// Notes what reading a pack showed. What was decoded was read as stored, too.
+    pub(crate) fn note(&mut self, pack: PackId, condition: Condition, now: Timestamp) {
+        let now = now.as_millisecond();
+        let before = || self.times.get(&key(pack)).map_or(0, |times| times.plain);
+        let plain = match self.depth {
+            Depth::Plain => now,
+            Depth::Stored => before().max(0),
+        };
+        let times = match condition {
+            Condition::Whole => Times { stored: now, plain },
+            Condition::BadParity => Times::BAD_PARITY,
+            Condition::Damaged => Times::DAMAGED,
+        };
+        self.learned.insert(key(pack), times);
     }
 
     /// Writes down what was learned, besides what others wrote meanwhile. Packs that are not among
@@ -125,7 +147,7 @@ impl Readings {
         for (key, learned) in &self.learned {
             let known = times.entry(*key).or_default();
             *known = match *learned {
-                Times::DAMAGED => Times::DAMAGED,
+                mark @ (Times::DAMAGED | Times::BAD_PARITY) => mark,
                 Times { stored, plain } => Times {
                     stored: stored.max(known.stored),
                     plain: plain.max(known.plain),
@@ -188,10 +210,15 @@ fn decode(bytes: &[u8], now: i64) -> Option<HashMap<Key, Times>> {
             let time = i64::from_le_bytes(*bytes);
             if (1..=now).contains(&time) { time } else { 0 }
         };
-        let is_damaged = *stored == [0; 8] && *plain == [0; 8];
+        let said = Times {
+            stored: i64::from_le_bytes(*stored),
+            plain: i64::from_le_bytes(*plain),
+        };
         let (stored, plain) = (past(stored), past(plain));
         let read = Times { stored, plain };
-        if is_damaged || read != Times::DAMAGED {
+        if [Times::DAMAGED, Times::BAD_PARITY].contains(&said) {
+            times.insert(*key, said);
+        } else if read != Times::DAMAGED {
             times.insert(*key, read);
         }
     }
@@ -217,10 +244,10 @@ mod tests {
         let packs = [pack(1), pack(2), pack(3)];
         let load = |depth, now| Readings::load(&file, depth, at(now));
         let (mut one, mut other) = (load(Depth::Plain, 100), load(Depth::Stored, 100));
-        one.whole(pack(1), at(100));
-        one.whole(pack(4), at(100));
-        other.whole(pack(1), at(110));
-        other.whole(pack(2), at(110));
+        one.note(pack(1), Condition::Whole, at(100));
+        one.note(pack(4), Condition::Whole, at(100));
+        other.note(pack(1), Condition::Whole, at(110));
+        other.note(pack(2), Condition::Whole, at(110));
         one.store(&packs, at(120)).expect("there is space");
         other.store(&packs, at(120)).expect("there is space");
 
@@ -236,13 +263,23 @@ mod tests {
         assert_eq!(stored.last(pack(4)), None);
 
         let mut damaged = load(Depth::Stored, 130);
-        damaged.damaged(pack(2));
+        damaged.note(pack(2), Condition::Damaged, at(130));
+        damaged.note(pack(3), Condition::BadParity, at(130));
         assert_eq!(damaged.last(pack(2)), None);
         damaged.store(&packs, at(130)).expect("there is space");
         assert_eq!(load(Depth::Stored, 130).last(pack(2)), None);
         assert_eq!(load(Depth::Stored, 130).last(pack(1)), Some(at(110)));
         let of_all = packs.map(|pack| load(Depth::Plain, 130).is_damaged(pack));
         assert_eq!(of_all, [false, true, false]);
+        let of_all = packs.map(|pack| load(Depth::Plain, 130).comes_first(pack));
+        assert_eq!(of_all, [false, true, true]);
+        let mut mended = load(Depth::Stored, 140);
+        assert_eq!(mended.last(pack(3)), None);
+        mended.note(pack(3), Condition::Whole, at(140));
+        mended.store(&packs, at(140)).expect("there is space");
+        assert_eq!(load(Depth::Stored, 140).last(pack(3)), Some(at(140)));
+        assert_eq!(load(Depth::Plain, 140).last(pack(3)), None);
+        assert!(!load(Depth::Plain, 140).comes_first(pack(3)));
         // The clock was set back.
         assert_eq!(load(Depth::Stored, 105).last(pack(1)), None);
         assert_eq!(load(Depth::Plain, 105).last(pack(1)), Some(at(100)));

@@ -178,6 +178,9 @@ impl Repository {
     }
 
     /// Reads all manifests and notes. One that cannot be read hides none of the others.
+    ///
+    /// Notes come first: a snapshot that is listed has all notes that it had then. The other way
+    /// round a collection could take what says that it is forgotten.
     pub fn snapshots(&self) -> Result<SnapshotList, RepositoryError> {
         let states = self.states()?;
         let mut list = SnapshotList::default();
@@ -208,11 +211,13 @@ impl Repository {
     /// Fails unless a snapshot is there and not forgotten. Asked by a writer once its session is
     /// open: a collection that takes what the snapshot needs has then seen the session, or we see
     /// that the snapshot is forgotten.
+    ///
+    /// Notes come first: a collection deletes the manifest, durably, and then the notes. Where the
+    /// note is gone already that says that it is forgotten, so is the manifest.
     pub(crate) fn check_live(&self, id: SnapshotId) -> Result<(), RepositoryError> {
-        self.check_present(&[id])?;
         match self.states()?.get(&id) {
             Some(state) if state.forgotten.is_some() => Err(RepositoryError::SnapshotGone(id)),
-            _ => Ok(()),
+            _ => self.check_present(&[id]),
         }
     }
 

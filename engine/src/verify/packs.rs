@@ -16,7 +16,7 @@ use crate::index::PackPrefix;
 use crate::pack::{PackError, PackReader, ParityState, read_footer};
 use crate::pool;
 use crate::progress::Progress;
-use crate::repository::{Contents, RepositoryError};
+use crate::repository::{Condition, Contents, RepositoryError};
 use crate::storage::Name;
 
 /// Faults of one pack that are told; of the others the number is.
@@ -49,9 +49,18 @@ impl PackFindings {
     /// Returns whether nothing is wrong with the pack and its parity, as far as they were looked
     /// at.
     fn is_whole(&self) -> bool {
+        self.condition() == Condition::Whole
+    }
+
+    /// Returns what looking at it showed. Where its parity alone is damaged, nothing that lies in
+    /// it is in doubt.
+    fn condition(&self) -> Condition {
         let has_bad = self.faults > 0 || !self.bad_contents.is_empty();
-        let is_bad = matches!(self.parity, Some(ParityState::Damaged(_)));
-        !self.is_gone && self.unreadable.is_none() && !has_bad && !is_bad
+        match self.parity {
+            _ if self.is_gone || self.unreadable.is_some() || has_bad => Condition::Damaged,
+            Some(ParityState::Damaged(_)) => Condition::BadParity,
+            _ => Condition::Whole,
+        }
     }
 
     /// Returns whether it should have parity, and has none that is whole.
@@ -175,7 +184,7 @@ pub(super) fn check(
             };
             let result = checker.pack(pack, with_data)?;
             match result.is_read {
-                true => turn.read(pack, result.is_whole()),
+                true => turn.read(pack, result.condition()),
                 false if !result.is_whole() => turn.damaged(pack),
                 false => {}
             }

@@ -19,7 +19,7 @@ use crate::limits::{MANIFEST_LEN_MAX, MIB, SMALL_DOCUMENT_LEN_MAX};
 use crate::pack::{PackError, ParityState};
 use crate::pool;
 use crate::progress::{Cancel, Progress};
-use crate::repository::{Depth, OpenOptions, RepositoryError, read_config};
+use crate::repository::{Condition, Depth, OpenOptions, RepositoryError, read_config};
 use crate::storage::{Area, Name, SharedStorage, StorageError};
 
 /// How stored bytes are verified.
@@ -108,7 +108,12 @@ fn check(
             let state = percent.map(|percent| parity(storage, pack, percent, checks.as_ref()));
             let state = state.transpose()?.unwrap_or(ParityState::Whole);
             let is_bad = matches!(state, ParityState::Damaged(_));
-            turn.read(pack, damage.is_none() && !is_bad);
+            let condition = match damage {
+                Some(_) => Condition::Damaged,
+                None if is_bad => Condition::BadParity,
+                None => Condition::Whole,
+            };
+            turn.read(pack, condition);
             let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
             found.report.packs += 1;
             found.report.checked_bytes += read_bytes;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::id::PackId;
-use crate::repository::{Depth, Readings};
+use crate::repository::{Condition, Depth, Readings};
 use crate::storage::{Area, Name, Storage, StorageError};
 
 /// After so long what was read is written down, so that a kill loses no more.
@@ -123,8 +123,8 @@ impl Turn {
         self.lens.get(&pack).copied().unwrap_or(0)
     }
 
-    /// Puts the packs that were found damaged first, then those that were never read, then those
-    /// that were not read for longest. Equals come in random order.
+    /// Puts the packs first that were found damaged, or whose parity was; then those that were
+    /// never read, then those that were not read for longest. Equals come in random order.
     pub(super) fn order(&self, packs: &mut [PackId]) {
         let mut seed = [0; 32];
         // Without random numbers it is one order among others.
@@ -132,8 +132,8 @@ impl Turn {
         let state = self.state();
         packs.sort_by_cached_key(|pack| {
             let random = blake3::keyed_hash(&seed, pack.as_bytes());
-            let is_whole = !state.readings.is_damaged(*pack);
-            (is_whole, state.readings.last(*pack), *random.as_bytes())
+            let comes_later = !state.readings.comes_first(*pack);
+            (comes_later, state.readings.last(*pack), *random.as_bytes())
         });
     }
 
@@ -165,17 +165,14 @@ impl Turn {
         Some(Leave(self))
     }
 
-    /// Notes that a pack was read to its end, and whether it is whole.
-    pub(super) fn read(&self, pack: PackId, is_whole: bool) {
+    /// Notes that a pack was read to its end, and what that showed.
+    pub(super) fn read(&self, pack: PackId, condition: Condition) {
         let now = self.now();
         let mut state = self.state();
         state.read_packs += 1;
-        state.has_read_whole |= is_whole;
+        state.has_read_whole |= condition == Condition::Whole;
         state.read_bytes += self.len(pack);
-        match is_whole {
-            true => state.readings.whole(pack, now),
-            false => state.readings.damaged(pack),
-        }
+        state.readings.note(pack, condition, now);
         if state.stored.elapsed() >= STORED_EVERY {
             // Tried again at the end, and told of then.
             drop(state.readings.store(&self.all, now));
@@ -185,7 +182,8 @@ impl Turn {
 
     /// Notes that a pack is damaged that could not be read to its end.
     pub(super) fn damaged(&self, pack: PackId) {
-        self.state().readings.damaged(pack);
+        let now = self.now();
+        self.state().readings.note(pack, Condition::Damaged, now);
     }
 
     /// Writes down what was read, and returns how much of `packs` was.

@@ -119,7 +119,7 @@ fn distrust(
 pub(super) fn said(context: &Context, done: &BackupDone) {
     for Warning { target, doubt } in &done.warnings {
         let said = match doubt {
-            Doubt::Untold { .. } => "",
+            Doubt::Untold { .. } | Doubt::ParentLacks { .. } => "",
             _ => " was read whole",
         };
         context.warn(&format!("disk {target}{said}: {doubt}"));

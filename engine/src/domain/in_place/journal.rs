@@ -4,6 +4,10 @@
 //! name before the first byte of it changes, and gets its own back only after the journal is gone:
 //! a domain that could start while there is a journal would lose what it writes to the next
 //! recovery.
+//!
+//! The journal counts where it lies beside its first disk. The others have copies, from before that
+//! until they have their names back: the first disk may have left the domain by then, and its
+//! neighbours must not be taken for whole.
 
 use std::ffi::OsString;
 use std::fs;
@@ -90,7 +94,7 @@ pub(super) struct Journal {
     pub(super) uuid: String,
     /// The snapshot, for people to read.
     pub(super) snapshot: String,
-    /// The disks; the journal lies beside the first.
+    /// The disks; the journal that counts lies beside the first.
     pub(super) disks: Vec<JournalDisk>,
 }
 
@@ -122,32 +126,28 @@ impl JournalDisk {
 }
 
 impl Journal {
-    fn path(&self) -> Result<Option<PathBuf>> {
-        let first = self.disks.first().map(JournalDisk::names).transpose()?;
-        Ok(first.map(|names| names.journal))
+    fn names(&self) -> Result<Vec<Names>> {
+        self.disks.iter().map(JournalDisk::names).collect()
     }
 
     /// Writes it: from now on the disks are the snapshot's.
     pub(super) fn write(&self) -> Result<()> {
-        let Some(path) = self.path()? else {
-            return Ok(());
-        };
-        let text = serde_json::to_vec_pretty(self).map_err(std::io::Error::from);
-        let text = text.map_err(|source| TargetError::Io {
-            op: "write",
-            path: path.clone(),
-            source,
-        })?;
-        Ok(durable::write_file(&path, &text)?)
+        // The one that counts comes last.
+        for Names { journal: path, .. } in self.names()?.iter().rev() {
+            let text = serde_json::to_vec_pretty(self).map_err(std::io::Error::from);
+            let text = text.map_err(|source| TargetError::Io {
+                op: "write",
+                path: path.clone(),
+                source,
+            })?;
+            durable::write_file(path, &text)?;
+        }
+        Ok(())
     }
 
     /// Commits all disks, whose locks are held, and gives them their names back.
     pub(super) fn finish(&self, domain: &Domain, locks: &[&ImageLock]) -> Result<()> {
-        let names: Vec<Names> = self
-            .disks
-            .iter()
-            .map(JournalDisk::names)
-            .collect::<Result<_>>()?;
+        let names = self.names()?;
         for (names, lock) in names.iter().zip(locks) {
             lock.begin_writing().map_err(|source| InPlaceError::Lock {
                 path: names.disk.clone(),
@@ -172,10 +172,13 @@ impl Journal {
             durable::sync_file(&names.base)?;
         }
         forget_checkpoints(domain)?;
-        if let Some(path) = self.path()? {
-            durable::remove_file(&path)?;
+        if let Some(first) = names.first() {
+            durable::remove_file(&first.journal)?;
         }
-        names.iter().try_for_each(Names::clean)
+        names.iter().try_for_each(|names| {
+            names.clean()?;
+            Ok(durable::remove_file(&names.journal)?)
+        })
     }
 }
 
@@ -197,12 +200,13 @@ fn forget_checkpoints(domain: &Domain) -> Result<()> {
 /// # Errors
 ///
 /// Also where the domain runs and there is a journal, which only happens if someone gave the disks
-/// their names back by hand.
+/// their names back by hand; and where a disk was set back together with another that is not where
+/// it was, so that nobody can tell how far that came.
 pub fn recover(domain: &Domain, say: &(dyn Fn(&str) + Sync)) -> Result<bool> {
     let disks = disks(domain)?;
     let mut was_begun = false;
     for names in &disks {
-        let Some(journal) = journal(names, domain)? else {
+        let Some(journal) = begun(names, domain.uuid())? else {
             continue;
         };
         say(&format!(
@@ -219,7 +223,12 @@ pub fn recover(domain: &Domain, say: &(dyn Fn(&str) + Sync)) -> Result<bool> {
         journal.finish(domain, &locks.iter().collect::<Vec<_>>())?;
         was_begun = true;
     }
-    disks.iter().try_for_each(Names::clean)?;
+    for names in &disks {
+        names.clean()?;
+        if journal(names, domain.uuid())?.is_some() {
+            durable::remove_file(&names.journal)?;
+        }
+    }
     Ok(was_begun)
 }
 
@@ -230,7 +239,7 @@ pub fn recover(domain: &Domain, say: &(dyn Fn(&str) + Sync)) -> Result<bool> {
 ///
 /// As for [`recover`].
 pub fn is_unfinished(domain: &Domain) -> std::result::Result<bool, DomainError> {
-    let is_there = |names: &Names| Ok::<_, InPlaceError>(journal(names, domain)?.is_some());
+    let is_there = |names: &Names| Ok::<_, InPlaceError>(begun(names, domain.uuid())?.is_some());
     let found = disks(domain).and_then(|disks| {
         let found = disks.iter().map(is_there);
         found.collect::<Result<Vec<bool>>>()
@@ -255,9 +264,37 @@ fn disks(domain: &Domain) -> Result<Vec<Names>> {
     Ok(files.collect())
 }
 
-/// Returns the domain's journal beside a disk.
-fn journal(names: &Names, domain: &Domain) -> Result<Option<Journal>> {
-    Ok(read(&names.journal)?.filter(|journal| journal.uuid == domain.uuid()))
+/// Returns the domain's journal beside a disk, or a copy of it.
+fn journal(names: &Names, uuid: &str) -> Result<Option<Journal>> {
+    Ok(read(&names.journal)?.filter(|journal| journal.uuid == uuid))
+}
+
+/// Returns the same, if it counts: if the disks are being set back. Else it was about to be, or has
+/// been.
+///
+/// # Errors
+///
+/// [`InPlaceError::Unfit`] where the first disk is not where it was: the journal is with it, or is
+/// no more.
+fn begun(names: &Names, uuid: &str) -> Result<Option<Journal>> {
+    let Some(journal) = journal(names, uuid)? else {
+        return Ok(None);
+    };
+    let Some(first) = journal.disks.first().map(JournalDisk::names).transpose()? else {
+        return Ok(None);
+    };
+    let exists = |path: &Path| fs::symlink_metadata(path).is_ok();
+    match read(&first.journal)? {
+        Some(counts) => Ok((counts == journal).then_some(journal)),
+        None if exists(&first.disk) || exists(&first.base) => Ok(None),
+        None => Err(InPlaceError::Unfit {
+            target: names.disk.display().to_string(),
+            reason: format!(
+                "it was to be set back together with {}, which is not there: bring that back first",
+                first.disk.display()
+            ),
+        }),
+    }
 }
 
 /// Locks a disk under the name that it has now. A `qemu-img` of a dead run holds the old lock.
@@ -316,5 +353,54 @@ mod tests {
         assert_eq!(read(&names.journal).expect("none is fine"), None);
         fs::write(&names.journal, "{").expect("files can be written");
         assert!(read(&names.journal).is_err());
+    }
+
+    /// The domain has lost the disk beside which the journal lies; the other is half set back.
+    #[test]
+    fn a_journal_is_found_beside_every_disk() {
+        let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+        let paths = ["a.raw", "b.raw"].map(|name| folder.path().join(name));
+        let disk = |path: &PathBuf| JournalDisk {
+            path: path.clone(),
+            format: "raw".to_owned(),
+            bitmaps: Vec::new(),
+        };
+        let journal = Journal {
+            uuid: "ours".to_owned(),
+            snapshot: "1".to_owned(),
+            disks: paths.iter().map(disk).collect(),
+        };
+        for path in &paths {
+            fs::write(path, "disk").expect("files can be written");
+        }
+        let names = paths
+            .each_ref()
+            .map(|path| Names::of(path).expect("a file"));
+        let begun = |names: &Names| begun(names, "ours").expect("it can be told");
+        journal.write().expect("it can be written");
+        for names in &names {
+            assert_eq!(begun(names).as_ref(), Some(&journal));
+            assert_eq!(super::begun(names, "another").expect("is read"), None);
+        }
+        // It was not written to its end, or is done: a copy alone says nothing.
+        fs::remove_file(&names[0].journal).expect("it is there");
+        assert_eq!(begun(&names[1]), None);
+        // Nobody can tell.
+        fs::remove_file(&names[0].disk).expect("it is there");
+        let refused = super::begun(&names[1], "ours");
+        assert!(
+            matches!(refused, Err(InPlaceError::Unfit { .. })),
+            "{refused:?}"
+        );
+        // What counts is what was begun last.
+        let other = Journal {
+            snapshot: "2".to_owned(),
+            ..journal.clone()
+        };
+        other.write().expect("it can be written");
+        assert_eq!(begun(&names[1]), Some(other));
+        let copy = serde_json::to_vec(&journal).expect("it is encoded");
+        fs::write(&names[1].journal, copy).expect("files can be written");
+        assert_eq!(begun(&names[1]), None);
     }
 }
