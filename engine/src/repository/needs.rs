@@ -15,6 +15,7 @@ use std::time::SystemTime;
 use super::{Contents, Repository, RepositoryError};
 use crate::id::{ContentId, NodeId};
 use crate::index::PackPrefix;
+use crate::storage::{make_private_folder, replace_file};
 
 /// What a file begins with.
 const MAGIC: [u8; 8] = *b"cairn-n1";
@@ -137,9 +138,11 @@ impl Repository {
     /// Remembers the packs that a recipe needs. What cannot be remembered is looked up again.
     pub(crate) fn remember_needs(&self, root: NodeId, needs: &Needs) {
         let folder = self.needs_folder();
-        if needs.0.len() <= PACKS_MAX && fs::create_dir_all(&folder).is_ok() {
-            // No more than a hint, so it need not survive a power cut; its hash shows a torn one.
-            drop(fs::write(folder.join(root.to_hex()), needs.encode(root)));
+        if needs.0.len() <= PACKS_MAX && make_private_folder(&folder).is_ok() {
+            drop(replace_file(
+                &folder.join(root.to_hex()),
+                &needs.encode(root),
+            ));
             forget_oldest(&folder);
         }
     }
