@@ -158,7 +158,9 @@ impl World {
     fn remembered(&self) -> BTreeSet<PathBuf> {
         let id = self.repository.open().config().repository_id.to_hex();
         let folder = self.repository.folder.path().join("cache").join(id);
-        let files = fs::read_dir(folder.join("needs"));
+        let mut places = fs::read_dir(folder).expect("something is remembered");
+        let place = places.next().expect("of one place").expect("readable");
+        let files = fs::read_dir(place.path().join("needs"));
         let files = files.expect("something is remembered");
         files.map(|file| file.expect("readable").path()).collect()
     }
