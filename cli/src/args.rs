@@ -68,8 +68,10 @@ pub struct Global {
 
     /// Read the passphrase of an encrypted repository from the first line of FILE
     ///
-    /// Without it the environment variable CAIRN_PASSWORD is asked, then the terminal.
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Without it these are asked, in this order: CAIRN_PASSWORD, the passphrase itself;
+    /// CAIRN_PASSWORD_COMMAND, a command for the shell that prints it; the credential
+    /// `cairn.password` of a systemd service; the terminal.
+    #[arg(long, global = true, value_name = "FILE", env = "CAIRN_PASSWORD_FILE")]
     pub password_file: Option<PathBuf>,
 }
 

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use anyhow::{Context as _, Result};
@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::args::Global;
 use crate::exit::CliError;
+use crate::folders::Cache;
 use crate::output::Report;
 use crate::output::listing::Form;
 use crate::output::progress::Meter;
@@ -20,12 +21,32 @@ use crate::{interrupt, password};
 /// The global options, ready for use.
 pub struct Context {
     global: Global,
+    cache: OnceLock<Cache>,
 }
 
 impl Context {
     /// Takes the options in as they were typed.
     pub fn new(global: Global) -> Self {
-        Self { global }
+        Self {
+            global,
+            cache: OnceLock::new(),
+        }
+    }
+
+    /// Returns the user's cache folder. Where there is none, says what that means.
+    pub fn cache_folder(&self) -> Result<PathBuf> {
+        if let Some(cache) = self.cache.get() {
+            return Ok(cache.path());
+        }
+        let found = Cache::find();
+        let found = found.context("there is neither a home nor a folder for temporary files")?;
+        if let Cache::Lost(_) = found {
+            warn(
+                "there is no home to keep a cache in, so nothing is remembered of the repository \
+                 until the next command. XDG_CACHE_HOME names a folder for it",
+            );
+        }
+        Ok(self.cache.get_or_init(|| found).path())
     }
 
     /// Returns the repository's folder.
@@ -51,7 +72,7 @@ impl Context {
 
     /// Returns whether the user gave a passphrase without being asked.
     pub fn is_passphrase_given(&self) -> bool {
-        self.global.password_file.is_some() || password::is_in_environment()
+        password::is_given(self.global.password_file.as_deref())
     }
 
     /// Returns another passphrase for a repository that has one.
@@ -61,12 +82,17 @@ impl Context {
 
     /// Returns the passphrase of a repository that there is.
     pub fn passphrase(&self) -> Result<Zeroizing<String>> {
-        password::existing(self.global.password_file.as_deref())
+        self.passphrase_of(&self.repository()?)
+    }
+
+    /// Returns the passphrase of another repository, which has the same.
+    pub fn passphrase_of(&self, place: &Path) -> Result<Zeroizing<String>> {
+        password::existing(self.global.password_file.as_deref(), place)
     }
 
     /// Returns the passphrase of a repository that is being made.
     pub fn first_passphrase(&self) -> Result<Zeroizing<String>> {
-        password::first(self.global.password_file.as_deref())
+        password::first(self.global.password_file.as_deref(), &self.repository()?)
     }
 
     /// Returns how many threads may work.

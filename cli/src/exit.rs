@@ -1,10 +1,13 @@
 //! Exit codes, and what an error means to whoever called.
 
+pub mod absent;
+mod document;
 #[cfg(feature = "libvirt")]
 mod domain;
 pub mod repair;
-mod resolve;
+pub mod resolve;
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -22,7 +25,7 @@ use cairn_engine::image::ImageError;
 use cairn_engine::pack::PackError;
 use cairn_engine::recipe::RecipeError;
 use cairn_engine::repository::RepositoryError;
-use cairn_engine::repository::reference::ParseRefError;
+use cairn_engine::repository::reference::{ParseRefError, ResolveError};
 use cairn_engine::restore::RestoreError;
 use cairn_engine::source::SourceError;
 use cairn_engine::stats::StatsError;
@@ -93,19 +96,93 @@ pub enum CliError {
     /// The two passphrases typed differ.
     #[error("the two passphrases are not the same")]
     PassphrasesDiffer,
+    /// Something is to go that was not named beyond doubt, and nobody is there to be asked.
+    #[error("{0}, and there is no terminal to ask whether that is meant")]
+    NotConfirmed(String),
+    /// Whoever was asked does not want it.
+    #[error("nothing was done")]
+    Declined,
     /// An empty passphrase protects nothing.
     #[error("the passphrase is empty")]
     EmptyPassphrase,
 }
 
-/// Prints an error with its causes, and a hint where there is one, and returns the exit code.
-pub fn report(error: &Error) -> ExitCode {
+/// Prints an error with its causes, and a hint where there is one, and returns the exit code. Who
+/// asked for JSON gets a document on stdout, too.
+pub fn report(error: &Error, is_json: bool) -> ExitCode {
     let outcome = outcome_of(error);
-    eprintln!("cairn: {}", one_line(error));
-    if let Some(hint) = hint_for(error) {
+    let (message, hint) = (one_line(error), hint_for(error));
+    eprintln!("cairn: {message}");
+    if let Some(hint) = &hint {
         eprintln!("hint: {hint}");
     }
+    if is_json {
+        let class = class_of(error, outcome);
+        document::print(&document::Failure {
+            class,
+            message,
+            hint,
+        });
+    }
     outcome.into()
+}
+
+/// Prints what is wrong with a command line, or the help that it asks for, and returns the exit
+/// code.
+pub fn report_usage(error: &clap::Error) -> ExitCode {
+    let is_json = std::env::args_os().any(|arg| arg == "--json");
+    // Who reads neither stdout nor stderr wants no words.
+    drop(error.print());
+    if is_json && error.use_stderr() {
+        document::print(&document::Failure {
+            class: "usage",
+            message: document::message_of(error),
+            hint: None,
+        });
+    }
+    match error.use_stderr() {
+        true => Outcome::Usage.into(),
+        false => Outcome::Done.into(),
+    }
+}
+
+/// Returns the class of an error, for programs.
+fn class_of(error: &Error, outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Usage => "usage",
+        Outcome::NoRepository => "not_found",
+        Outcome::Locked => "locked",
+        Outcome::Unsupported => "unsupported",
+        Outcome::Damage => "damage",
+        Outcome::WrongPassword => "wrong_key",
+        Outcome::Interrupted => "cancelled",
+        Outcome::Done | Outcome::Failed | Outcome::Problems => {
+            causes(error).find_map(class_of_failure).unwrap_or("failed")
+        }
+    }
+}
+
+fn class_of_failure(cause: Cause<'_>) -> Option<&'static str> {
+    if cause.is::<ResolveError>() || cause.is::<resolve::NoSnapshot>() {
+        return Some("not_found");
+    }
+    if let Some(error) = cause.downcast_ref::<StorageError>() {
+        return match error {
+            StorageError::NoSpace { .. } => Some("no_space"),
+            error if error.is_denied() => Some("denied"),
+            _ => None,
+        };
+    }
+    if let Some(TargetError::NoSpace { .. }) = cause.downcast_ref() {
+        return Some("no_space");
+    }
+    match cause.downcast_ref::<std::io::Error>()?.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some("no_space"),
+        ErrorKind::PermissionDenied => Some("denied"),
+        ErrorKind::NotFound => Some("not_found"),
+        ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable => Some("unreachable"),
+        _ => None,
+    }
 }
 
 /// Joins an error and its causes; a cause that only repeats what was said is left out.
@@ -219,8 +296,12 @@ fn outcome_of_cause(cause: Cause<'_>) -> Option<Outcome> {
     if let Some(outcome) = domain::outcome(cause) {
         return Some(outcome);
     }
-    if let Some(outcome) = repair::outcome(cause).or_else(|| resolve::outcome(cause)) {
+    let own = absent::outcome(cause).or_else(|| repair::outcome(cause));
+    if let Some(outcome) = own.or_else(|| resolve::outcome(cause)) {
         return Some(outcome);
+    }
+    if let Some(CliError::Declined) = cause.downcast_ref() {
+        return Some(Outcome::Interrupted);
     }
     if cause.is::<CliError>() || cause.is::<ParseRefError>() {
         return Some(Outcome::Usage);
@@ -331,7 +412,7 @@ fn hint_for(error: &Error) -> Option<String> {
 }
 
 fn hint_for_cause(cause: Cause<'_>) -> Option<String> {
-    if let Some(hint) = resolve::hint(cause) {
+    if let Some(hint) = absent::hint(cause).or_else(|| resolve::hint(cause)) {
         return Some(hint);
     }
     #[cfg(feature = "libvirt")]
@@ -354,14 +435,19 @@ fn hint_for_cause(cause: Cause<'_>) -> Option<String> {
 fn usage_hint(error: &CliError) -> Option<&'static str> {
     match error {
         CliError::NoRepositoryGiven => Some("give -r REPO, or set CAIRN_REPOSITORY"),
-        CliError::NoPassphrase => Some("set CAIRN_PASSWORD, or give --password-file FILE"),
+        CliError::NotConfirmed(_) => Some("--yes says so; --dry-run shows what would happen"),
+        CliError::NoPassphrase => {
+            Some("give --password-file FILE, or set CAIRN_PASSWORD or CAIRN_PASSWORD_COMMAND")
+        }
         _ => None,
     }
 }
 
 fn repository_hint(error: &RepositoryError) -> Option<&'static str> {
     match error {
-        RepositoryError::NoRepository { .. } => Some("`cairn init` makes a repository there"),
+        RepositoryError::NoRepository { .. } => {
+            Some("look at how it is spelt, and whether its disk is mounted")
+        }
         RepositoryError::NoPrivateFolder { .. } => {
             Some("set XDG_CACHE_HOME or TMPDIR to a folder that can be written")
         }
@@ -385,7 +471,6 @@ fn repository_hint(error: &RepositoryError) -> Option<&'static str> {
 
 fn storage_hint(error: &StorageError) -> Option<&'static str> {
     match error {
-        StorageError::NotFound(Name::Config) => Some("`cairn init` makes a repository there"),
         StorageError::Locked { .. } => Some("another cairn is at work there; try again later"),
         StorageError::NoSpace { .. } => Some(
             "make room and try again, by other means or by `cairn prune` and then \
@@ -512,7 +597,6 @@ mod tests {
     use std::io;
 
     use cairn_engine::id::SnapshotId;
-    use cairn_engine::repository::reference::ResolveError;
 
     use super::*;
 
@@ -592,8 +676,6 @@ mod tests {
 
     #[test]
     fn hints_name_a_way_out() {
-        let error = Error::new(StorageError::NotFound(Name::Config));
-        assert!(hint_for(&error).is_some_and(|hint| hint.contains("cairn init")));
         let error = Error::new(ResolveError::NoSuch {
             reference: "x".into(),
         });

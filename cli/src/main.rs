@@ -1,10 +1,12 @@
 //! Cairn's command line.
 
 mod args;
+mod ask;
 mod commands;
 mod context;
 mod exit;
 mod files;
+mod folders;
 #[cfg(feature = "libvirt")]
 mod instant;
 mod interrupt;
@@ -28,10 +30,14 @@ fn main() -> ExitCode {
             shown(panic);
         }
     }));
-    let cli = args::Cli::parse();
+    let cli = match args::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::report_usage(&error),
+    };
+    let is_json = cli.global.json;
     let context = context::Context::new(cli.global);
     match commands::run(&cli.command, &context) {
         Ok(outcome) => outcome.into(),
-        Err(error) => exit::report(&error),
+        Err(error) => exit::report(&error, is_json),
     }
 }

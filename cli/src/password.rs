@@ -1,54 +1,137 @@
-//! Passphrases: from a file, the environment or the terminal; wiped after use.
+//! Passphrases: from a file, the environment, a command, systemd or the terminal; wiped after use.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use zeroize::Zeroizing;
 
+use crate::context::warn;
 use crate::exit::CliError;
 
 /// A passphrase is a line; anything longer is the wrong file.
 const LEN_MAX: u64 = 64 * 1024;
 const VARIABLE: &str = "CAIRN_PASSWORD";
+const COMMAND: &str = "CAIRN_PASSWORD_COMMAND";
+/// The folder in which systemd gives a service its credentials, and the name of ours there.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+const CREDENTIAL: &str = "cairn.password";
+/// Shorter ones are guessed by whoever has a copy of the repository, and patience.
+const LEN_GOOD: usize = 12;
 
-/// Returns the passphrase of a repository that there is: from `file`, the environment, or a prompt.
-pub fn existing(file: Option<&Path>) -> Result<Zeroizing<String>> {
-    match file {
-        Some(file) => from_file(file),
-        None => match from_environment()? {
-            Some(passphrase) => Ok(passphrase),
-            None => prompt("Passphrase: "),
-        },
+/// A passphrase that is there without anyone being asked.
+enum Given {
+    File(PathBuf),
+    Text(OsString),
+    Command(OsString),
+}
+
+/// Returns where the passphrase is, by a file that was named, else by the environment.
+fn given(file: Option<&Path>) -> Option<Given> {
+    let credential = || {
+        let folder = PathBuf::from(std::env::var_os(CREDENTIALS)?);
+        Some(folder.join(CREDENTIAL)).filter(|path| path.exists())
+    };
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    file.map(|file| Given::File(file.to_owned()))
+        .or_else(|| std::env::var_os(VARIABLE).map(Given::Text))
+        .or_else(|| variable(COMMAND).map(Given::Command))
+        .or_else(|| credential().map(Given::File))
+}
+
+/// Returns whether a passphrase is there without anyone being asked.
+pub fn is_given(file: Option<&Path>) -> bool {
+    given(file).is_some()
+}
+
+/// Returns the passphrase of the repository at `place`: one that is given, or from a prompt.
+pub fn existing(file: Option<&Path>, place: &Path) -> Result<Zeroizing<String>> {
+    match given(file) {
+        Some(given) => given.read(),
+        None => prompt(&format!("Passphrase of {}: ", place.display())),
     }
 }
 
-/// Returns the passphrase of a repository that is being made; a prompt asks twice.
-pub fn first(file: Option<&Path>) -> Result<Zeroizing<String>> {
-    match file {
-        Some(file) => from_file(file),
-        None => match from_environment()? {
-            Some(passphrase) => Ok(passphrase),
-            None => prompt_twice("New passphrase: "),
-        },
-    }
+/// Returns the passphrase of a repository that is being made at `place`; a prompt asks twice.
+pub fn first(file: Option<&Path>, place: &Path) -> Result<Zeroizing<String>> {
+    let passphrase = match given(file) {
+        Some(given) => given.read()?,
+        None => prompt_twice(&format!("New passphrase of {}: ", place.display()))?,
+    };
+    warn_of_weak(&passphrase);
+    Ok(passphrase)
 }
 
 /// Returns another passphrase for a repository that has one. The environment is not asked: it has
 /// the one that is there.
 pub fn another(file: Option<&Path>) -> Result<Zeroizing<String>> {
-    match file {
-        Some(file) => from_file(file),
-        None => prompt_twice("New passphrase: "),
+    let passphrase = match file {
+        Some(file) => from_file(file)?,
+        None => prompt_twice("New passphrase: ")?,
+    };
+    warn_of_weak(&passphrase);
+    Ok(passphrase)
+}
+
+fn warn_of_weak(passphrase: &str) {
+    let len = passphrase.chars().count();
+    if len < LEN_GOOD {
+        warn(&format!(
+            "whoever gets hold of the repository can guess a passphrase of {len} characters: \
+             `cairn key passwd` changes it"
+        ));
+    }
+}
+
+impl Given {
+    fn read(self) -> Result<Zeroizing<String>> {
+        match self {
+            Self::File(path) => from_file(&path),
+            Self::Command(command) => from_command(&command),
+            Self::Text(value) => {
+                let text = value.into_string();
+                let text =
+                    text.map_err(|_| CliError::Usage(format!("{VARIABLE} is not valid UTF-8")))?;
+                not_empty(Zeroizing::new(text))
+            }
+        }
     }
 }
 
 fn from_file(path: &Path) -> Result<Zeroizing<String>> {
-    let read = || first_line(File::open(path)?);
+    let read = || {
+        let file = File::open(path)?;
+        let found = file.metadata()?;
+        if found.is_file() && found.permissions().mode() & 0o044 != 0 {
+            let path = path.display();
+            warn(&format!(
+                "others may read the passphrase in {path}: `chmod 600 {path}`"
+            ));
+        }
+        first_line(file)
+    };
     let line =
         read().with_context(|| format!("cannot read a passphrase from {}", path.display()))?;
     not_empty(line)
+}
+
+/// Returns the first line that a command prints.
+fn from_command(command: &OsString) -> Result<Zeroizing<String>> {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(command).stdout(Stdio::piped());
+    let child = shell.spawn();
+    let mut child = child.with_context(|| format!("cannot run the command of {COMMAND}"))?;
+    let out = child.stdout.take().context("the command has no output")?;
+    let line = first_line(out);
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("the command of {COMMAND} failed: {status}");
+    }
+    not_empty(line.with_context(|| format!("cannot read what the command of {COMMAND} prints"))?)
 }
 
 /// Reads the first line, however it ends, into memory that is wiped.
@@ -60,21 +143,6 @@ fn first_line(from: impl Read) -> io::Result<Zeroizing<String>> {
     let end = line.trim_end_matches(['\r', '\n']).len();
     line.truncate(end);
     Ok(line)
-}
-
-/// Returns whether the environment has a passphrase.
-pub fn is_in_environment() -> bool {
-    std::env::var_os(VARIABLE).is_some()
-}
-
-fn from_environment() -> Result<Option<Zeroizing<String>>> {
-    let Some(value) = std::env::var_os(VARIABLE) else {
-        return Ok(None);
-    };
-    let text = value
-        .into_string()
-        .map_err(|_| CliError::Usage(format!("{VARIABLE} is not valid UTF-8")))?;
-    not_empty(Zeroizing::new(text)).map(Some)
 }
 
 fn prompt_twice(text: &str) -> Result<Zeroizing<String>> {

@@ -1,7 +1,7 @@
 //! A repository as the commands use it: opened, listed, and snapshots found by what was typed.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
@@ -18,7 +18,9 @@ use jiff::tz::TimeZone;
 use zeroize::Zeroizing;
 
 use crate::context::{self, Context};
+use crate::exit::absent::Absent;
 use crate::exit::repair::HasSpare;
+use crate::exit::resolve::NoSnapshot;
 use crate::exit::{CliError, one_line};
 use crate::output::time;
 use crate::password;
@@ -29,21 +31,8 @@ pub fn open_options(context: &Context) -> Result<OpenOptions> {
     let local = std::path::absolute(context.repository()?);
     Ok(OpenOptions {
         local: Some(local.context("cannot tell the current folder")?),
-        cache: cache_folder()?,
+        cache: context.cache_folder()?,
     })
-}
-
-/// Returns the user's cache folder, as the XDG base directory specification has it.
-fn cache_folder() -> Result<PathBuf> {
-    let absolute = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    let folder = absolute("XDG_CACHE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
-        .ok_or_else(|| CliError::Usage("neither XDG_CACHE_HOME nor HOME is set".to_owned()))?;
-    Ok(folder.join("cairn"))
 }
 
 /// Hands a typed passphrase to the engine, which wipes it as we do.
@@ -58,12 +47,18 @@ pub fn storage(context: &Context) -> Result<SharedStorage> {
 
 fn storage_at(path: &Path) -> Result<SharedStorage> {
     let folder = Folder::open_at(path).map_err(|error| match error {
-        StorageError::NotFound(Name::Config) => RepositoryError::NoRepository {
-            location: path.display().to_string(),
-        },
-        error => error.into(),
+        StorageError::NotFound(Name::Config) => Absent::look(path).into(),
+        error => anyhow::Error::from(error),
     })?;
     Ok(Arc::new(folder))
+}
+
+/// Says of a place at which no repository could be opened what is there.
+fn looked_at(path: &Path, error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(RepositoryError::NoRepository { .. }) => Absent::look(path).into(),
+        _ => error,
+    }
 }
 
 /// Opens the repository; asks for its passphrase where it is encrypted.
@@ -74,7 +69,7 @@ pub fn open(context: &Context) -> Result<Arc<Repository>> {
     let opened = Repository::open(Arc::clone(&storage), &options, given, || {
         context.passphrase().map(passphrase)
     });
-    opened.map_err(|error| match error.downcast::<RepositoryError>() {
+    let opened = opened.map_err(|error| match error.downcast::<RepositoryError>() {
         Ok(error) => {
             let is_damage = match &error {
                 RepositoryError::WrongPassphrase | RepositoryError::NotEncrypted => {
@@ -88,7 +83,9 @@ pub fn open(context: &Context) -> Result<Arc<Repository>> {
             }
         }
         Err(error) => error,
-    })
+    });
+    let place = context.repository()?;
+    opened.map_err(|error| looked_at(&place, error))
 }
 
 /// Puts `config` and key slots back from the copies that this client keeps.
@@ -109,16 +106,17 @@ pub fn open_other(
     let local = std::path::absolute(path).context("cannot tell the current folder")?;
     let options = OpenOptions {
         local: Some(local),
-        cache: cache_folder()?,
+        cache: context.cache_folder()?,
     };
     let ask = || -> Result<Passphrase> {
         let typed = match password_file {
-            Some(file) => password::existing(Some(file))?,
-            None => context.passphrase()?,
+            Some(file) => password::existing(Some(file), path)?,
+            None => context.passphrase_of(path)?,
         };
         Ok(passphrase(typed))
     };
-    Repository::open(storage_at(path)?, &options, password_file.is_some(), ask)
+    let opened = Repository::open(storage_at(path)?, &options, password_file.is_some(), ask);
+    opened.map_err(|error| looked_at(path, error))
 }
 
 /// Opens an encrypted repository, and returns the passphrase that did: it is asked for once, and
@@ -132,7 +130,9 @@ pub fn open_with_passphrase(context: &Context) -> Result<(Arc<Repository>, Passp
         kept = Some(passphrase(typed.clone()));
         Ok(passphrase(typed))
     };
-    let repository = Repository::open(storage, &open_options(context)?, given, ask)?;
+    let repository = Repository::open(storage, &open_options(context)?, given, ask);
+    let place = context.repository()?;
+    let repository = repository.map_err(|error| looked_at(&place, error))?;
     let kept = kept.ok_or_else(|| {
         CliError::Usage("the repository is not encrypted, and has no keys".to_owned())
     })?;
@@ -236,11 +236,20 @@ impl Snapshots {
     pub fn find(&self, text: &str) -> Result<&Snapshot> {
         let found = self.find_in(text, &self.among);
         let found = found.map_err(|error| match error.is::<ResolveError>() {
-            true => self.unreadable(text).unwrap_or(error),
+            true => self
+                .unreadable(text)
+                .unwrap_or_else(|| self.explained(text, error)),
             false => error,
         })?;
         self.say_contradiction(found.id);
         Ok(found)
+    }
+
+    /// Returns the newest snapshot of a VM that is not forgotten.
+    pub fn newest(&self, vm: &str) -> Option<SnapshotId> {
+        let all = self.among.snapshots.iter();
+        let newest = all.filter(|it| it.vm == vm).max_by_key(|it| it.rank());
+        newest.map(|snapshot| snapshot.id)
     }
 
     /// Says once that the dates of a snapshot and of another cannot both be right.
@@ -275,6 +284,25 @@ impl Snapshots {
         let mut unreadable = self.list.unreadable.iter();
         let meant = unreadable.find(|snapshot| is_meant(snapshot.id))?;
         Some(anyhow::Error::new(Arc::clone(&meant.error)))
+    }
+
+    /// Says of a name that leads to no snapshot what was probably meant.
+    fn explained(&self, text: &str, error: anyhow::Error) -> anyhow::Error {
+        if !matches!(error.downcast_ref(), Some(ResolveError::NoSuch { .. })) {
+            return error;
+        }
+        let reference = text.to_owned();
+        if let Ok(forgotten) = self.find_forgotten(text) {
+            let snapshot = Self::describe(forgotten);
+            return NoSnapshot::Forgotten {
+                reference,
+                snapshot,
+            }
+            .into();
+        }
+        let vm = text.split_once('@').map_or(text, |(vm, _)| vm);
+        let vms = self.live().map(|snapshot| &*snapshot.manifest.vm);
+        NoSnapshot::nearest(reference, vm, vms).into()
     }
 
     /// Returns the one forgotten snapshot that a text names.

@@ -121,3 +121,31 @@ fn stdout_that_cannot_be_written_fails() {
     let status = command.stdout(full).status().expect("it can be run");
     assert_eq!(status.code(), Some(1));
 }
+
+#[test]
+fn failures_are_documents_where_documents_are_asked_for() {
+    let world = World::new();
+    world.raw("a.raw", &disk(129, MIB));
+    let failed = |args: &[&str], code: i32, class: &str| {
+        let ran = world.run([args, &["--json"]].concat());
+        assert_eq!(ran.code, code, "{ran:?}");
+        let error = &ran.document()["error"];
+        assert_eq!(error["class"], class, "{ran:?}");
+        let message = error["message"].as_str().expect("a message");
+        assert!(ran.err.contains(message), "{ran:?}");
+        if let Some(hint) = error["hint"].as_str() {
+            assert!(ran.err.contains(&format!("hint: {hint}")), "{ran:?}");
+        }
+    };
+    failed(&["show", "web1"], 1, "not_found");
+    failed(&["-r", "nowhere", "snapshots"], 10, "not_found");
+    failed(&["backup"], 2, "usage");
+    failed(&["no-such-command"], 2, "usage");
+    failed(&["restore", "web1"], 2, "usage");
+    failed(&["forget", "a@b@c@"], 2, "usage");
+    failed(&["backup", "web1", "--disk", "vda=no.raw"], 1, "not_found");
+    // What is asked for is printed as it is, and nothing else.
+    let help = world.run(["snapshots", "--help", "--json"]);
+    assert_eq!(help.code, 0, "{help:?}");
+    assert!(help.out.contains("Usage:"), "{help:?}");
+}

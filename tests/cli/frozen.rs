@@ -150,11 +150,10 @@ fn alias_of(disks: &[Disk], snapshot: &Value) -> String {
 
 fn listed(world: &World, repository: &str, disks: &[Disk]) -> (i32, Vec<String>) {
     let ran = run(world, repository, &["snapshots", "--json"]);
-    if ran.out.is_empty() {
-        return (ran.code, Vec::new());
-    }
     let document = ran.document();
-    let snapshots = document.as_array().expect("a list").iter();
+    let listed = document.as_array().map(Vec::as_slice);
+    assert_eq!(listed.is_none(), document["error"].is_object(), "{document}");
+    let snapshots = listed.unwrap_or_default().iter();
     (ran.code, snapshots.map(|it| alias_of(disks, it)).collect())
 }
 

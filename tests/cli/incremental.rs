@@ -114,7 +114,7 @@ fn a_parent_that_cannot_be_is_refused() {
     };
     parent(&other).refused(2, "another VM");
     parent("web1@2001-01-01").refused(1, "there is no snapshot");
-    world.ok(["forget", "web1"]);
+    world.ok(["forget", "web1", "--yes"]);
     parent("web1").refused(1, "there is no snapshot");
     let args = [
         "backup",

@@ -26,7 +26,7 @@ fn a_folder_that_holds_something_is_refused_and_left_alone() {
     assert_eq!(left.len(), 1, "{left:?}");
 
     let world = World::new();
-    world.run(["init"]).refused(1, "not empty");
+    world.run(["init"]).refused(1, "there is a repository");
     world.ok(["snapshots"]);
 }
 

@@ -234,7 +234,7 @@ fn the_bytes_foretold_are_those_that_gc_frees() {
             world.backup("a.raw");
         }
         // What is on its way already is none of the plan's doing.
-        world.ok(["forget", "web1"]);
+        world.ok(["forget", "web1", "--yes"]);
         world.ok(["gc", "--grace", "0", "--max-unused", "0"]);
         let stored = || -> u64 {
             let files = ["packs", "snapshots", "notes"].map(|folder| world.stored(folder));

@@ -211,7 +211,7 @@ fn writers_are_refused_in_clear_words() {
         let backup = ["backup", "web1", "--disk", "vda=../disk.raw"];
         for args in [
             &backup[..],
-            &["forget", "web1"],
+            &["forget", "web1", "--yes"],
             &["protect", "web1"],
             &["gc"],
             &["repair"],

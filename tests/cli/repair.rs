@@ -117,7 +117,9 @@ fn what_makes_no_sense_is_refused() {
     }
     let none = repair(&world, &["--pack", &"ab".repeat(32)]);
     assert_eq!(none.code, 1, "{none:?}");
-    repair(&world, &["--from", "nowhere"]).refused(10, "no repository");
+    let none = repair(&world, &["--from", "nowhere"]);
+    assert_eq!(none.document()["error"]["class"], "not_found");
+    assert_eq!(none.code, 10, "{none:?}");
 }
 
 #[test]

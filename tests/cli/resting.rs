@@ -65,7 +65,7 @@ fn the_grace_is_set_per_repository() {
     assert_eq!(made["grace_seconds"], 36 * 3600);
     world.raw("a.raw", &disk(211, MIB));
     world.backup("a.raw");
-    let text = world.ok(["forget", "web1"]);
+    let text = world.ok(["forget", "web1", "--yes"]);
     assert!(
         text.contains("`cairn undelete` brings them back until"),
         "{text}"

@@ -99,7 +99,7 @@ fn rows_tell_whom_the_space_belongs_to() {
     assert_eq!(number(&by_vm["resting_bytes"]), 0);
     let freed = number(&b["unique_bytes"]);
     world.json(["prune", "--keep-last", "1", "--vm", "b"]);
-    world.ok(["forget", "b"]);
+    world.ok(["forget", "b", "--yes"]);
     let later = world.json(["stats", "--per", "vm"]);
     assert_eq!(number(&later["resting_bytes"]), freed);
     assert_eq!(later["rows"].as_array().map(Vec::len), Some(1));

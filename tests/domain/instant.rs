@@ -139,13 +139,13 @@ fn at_the_end_nothing_of_cairn_is_left_and_the_disk_is_whole() {
     }
     restored.assert_whole();
     // Nothing pins the snapshot any more.
-    restored.cairn(&["forget", "web"]);
+    restored.cairn(&["forget", "web", "--yes"]);
 }
 
 #[test]
 fn what_is_killed_on_the_way_comes_back_and_the_snapshot_is_pinned() {
     let restored = Restored::begin("instant-killed", &["--start", "--pull-limit", "2MiB"]);
-    let refused = restored.try_cairn(&["forget", "web"]);
+    let refused = restored.try_cairn(&["forget", "web", "--yes"]);
     assert_eq!(refused.code, 11, "{refused:?}");
 
     restored.kill_export();
@@ -179,5 +179,5 @@ fn a_restore_is_given_up_only_by_force() {
     assert!(!restored.image().exists());
     assert!(restored.listed().is_null());
     assert_ne!(restored.lab.try_virsh(&["dominfo", restored.name]).code, 0);
-    restored.cairn(&["forget", "web"]);
+    restored.cairn(&["forget", "web", "--yes"]);
 }

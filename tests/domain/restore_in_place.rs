@@ -14,7 +14,7 @@ use crate::world::{KIB, MIB, Ran, World, text};
 const GIB: u64 = 1024 * MIB;
 
 fn in_place(lab: &Lab, world: &World, id: &str, more: &[&str]) -> Ran {
-    let args = ["restore", id, "--in-place", "--json"];
+    let args = ["restore", id, "--in-place", "--yes", "--json"];
     lab.cairn(world, args.iter().chain(more))
 }
 
@@ -228,7 +228,7 @@ fn killed_then(lab: &Lab, world: &World, id: &str, kind: &str, call: u32, then: 
     let executable = fs::Permissions::from_mode(0o755);
     fs::set_permissions(&tool, executable).expect("it is ours");
     let path = std::env::var_os("PATH").expect("there is a PATH");
-    let mut command = lab.command(world, ["restore", id, "--in-place"]);
+    let mut command = lab.command(world, ["restore", id, "--in-place", "--yes"]);
     command.env(
         "PATH",
         format!("{}:{}", text(&tools), path.to_string_lossy()),

@@ -1,12 +1,14 @@
 //! `cairn forget`: drops named snapshots.
 
 use anyhow::Result;
+use cairn_engine::repository::reference::LATEST;
 use cairn_engine::repository::{Snapshot, SnapshotState};
 use cairn_engine::retention::{self, Grace};
 use jiff::Timestamp;
 
+use crate::ask;
 use crate::context::Context;
-use crate::exit::Outcome;
+use crate::exit::{CliError, Outcome};
 use crate::output::forget::{ForgetReport, ForgottenSnapshot};
 use crate::session::{self, Snapshots};
 
@@ -31,6 +33,14 @@ pub struct ForgetArgs {
     /// Only say which they are
     #[arg(long)]
     pub dry_run: bool,
+
+    /// Ask nothing
+    ///
+    /// Without it you are asked on a terminal. Where there is none, snapshots are forgotten that
+    /// are named by their ids or dates; the name of a VM alone, which means its newest snapshot, is
+    /// refused.
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// Runs the command.
@@ -52,21 +62,55 @@ pub fn run(args: &ForgetArgs, context: &Context) -> Result<Outcome> {
         ..SnapshotState::default()
     };
     let kept_until = retention::due(&rest, grace);
-    if !args.dry_run {
-        let ids: Vec<_> = plan.iter().map(|snapshot| snapshot.id).collect();
-        repository.forget(&ids)?;
-    }
-    let forgotten = plan.into_iter().map(|snapshot| ForgottenSnapshot {
+    let forgotten = plan.iter().map(|snapshot| ForgottenSnapshot {
         id: snapshot.id,
         vm: snapshot.manifest.vm.clone(),
         time: snapshot.manifest.time,
+        is_newest: is_newest(&snapshots, snapshot),
     });
-    let report = ForgetReport {
-        dry_run: args.dry_run,
+    let mut report = ForgetReport {
+        dry_run: true,
         grace_seconds: grace.seconds(),
         kept_until,
         forgotten: forgotten.collect(),
     };
+    if !args.dry_run {
+        if !args.yes {
+            ask(&args.snapshots, &plan, &report)?;
+        }
+        let ids: Vec<_> = plan.iter().map(|snapshot| snapshot.id).collect();
+        repository.forget(&ids)?;
+        report.dry_run = false;
+    }
     context.print(&report)?;
     Ok(Outcome::Done)
+}
+
+/// Returns whether `VM@latest` means this snapshot.
+fn is_newest(snapshots: &Snapshots, snapshot: &Snapshot) -> bool {
+    let newest = snapshots.newest(&snapshot.manifest.vm);
+    newest.is_some_and(|newest| newest == snapshot.id)
+}
+
+/// Asks on a terminal; elsewhere refuses a name that means another snapshot the next time.
+fn ask(typed: &[String], plan: &[&Snapshot], report: &ForgetReport) -> Result<()> {
+    if ask::is_anyone_there() {
+        let question = match plan.len() {
+            1 => "forget this snapshot?".to_owned(),
+            count => format!("forget these {count} snapshots?"),
+        };
+        return ask::may(report, &question);
+    }
+    let is_named = |text: &String| {
+        let part = text.rsplit('@').next().unwrap_or(text);
+        let is_id = |snapshot: &&Snapshot| snapshot.id.to_hex().starts_with(part);
+        text.contains('@') && part != LATEST || plan.iter().any(is_id)
+    };
+    match typed.iter().find(|text| !is_named(text)) {
+        None => Ok(()),
+        Some(text) => {
+            let what = format!("`{text}` means the newest snapshot that there is");
+            Err(CliError::NotConfirmed(what).into())
+        }
+    }
 }

@@ -16,6 +16,7 @@ use cairn_engine::storage::{Folder, SharedStorage};
 
 use crate::commands::verify::Percent;
 use crate::context::Context;
+use crate::exit::absent::Taken;
 use crate::exit::{CliError, Outcome};
 use crate::output::init::InitReport;
 use crate::output::size;
@@ -182,10 +183,11 @@ pub fn run(args: &InitArgs, context: &Context) -> AnyResult<Outcome> {
         false => None,
     };
     let place = context.repository()?;
-    let storage: SharedStorage = Arc::new(match args.shared {
-        Some(_) => Folder::create_shared_at(&place)?,
-        None => Folder::create_at(&place)?,
-    });
+    let made = match args.shared {
+        Some(_) => Folder::create_shared_at(&place),
+        None => Folder::create_at(&place),
+    };
+    let storage: SharedStorage = Arc::new(made.map_err(|error| Taken::look(&place, error))?);
     let options = session::open_options(context)?;
     let repository = Repository::init(storage, &settings, passphrase.as_ref(), &options)?;
     context.print(&InitReport {

@@ -19,9 +19,9 @@ Examples:
   cairn key passwd
   cairn key remove 3f2a9c1d
 
-The passphrase that opens the repository comes from CAIRN_PASSWORD, --password-file or a prompt; a
-new one from --new-password-file or a prompt. Removing a key keeps out who learns its passphrase
-later, not who has copied the key's file and knows the passphrase already.";
+The passphrase that opens the repository comes from where it always does: --password-file or what
+its help names. A new one comes from --new-password-file or a prompt. Removing a key keeps out who
+learns its passphrase later, not who has copied the key's file and knows the passphrase already.";
 
 /// Manage the passphrases of an encrypted repository
 #[derive(Debug, clap::Args)]

@@ -43,7 +43,8 @@ use crate::exit::Outcome;
 /// How snapshots are named, for the help of commands that take them.
 const SNAPSHOT_HELP: &str = "\
 SNAPSHOT is an id or its first digits (4 or more), VM (its latest), VM@latest, VM@ID, or
-VM@2026-11-20T08:30 (its latest not after that; hour and minute may be left out).";
+VM@2026-11-20T08:30 (its latest not after that; less of the time may be given, or more: times are
+taken as they are printed).";
 
 /// Returns a command's examples with how snapshots are named.
 fn with_snapshots(examples: &str) -> String {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use cairn_engine::domain::instant::StateFolder;
 
+use crate::folders;
+
 /// The folder for what must last, as it may be typed.
 #[derive(Debug, Clone, clap::Args)]
 pub struct StateArgs {
@@ -24,12 +26,6 @@ pub struct Places {
     pub run_dir: Option<PathBuf>,
 }
 
-/// Returns the folder that an environment variable names.
-fn named(variable: &str) -> Option<PathBuf> {
-    let path = std::env::var_os(variable).map(PathBuf::from);
-    path.filter(|path| path.is_absolute())
-}
-
 impl Places {
     fn state(&self) -> Result<PathBuf> {
         let is_root = rustix::process::geteuid().is_root();
@@ -37,10 +33,10 @@ impl Places {
             Some(folder) => folder.clone(),
             None if is_root => PathBuf::from("/var/lib/cairn"),
             None => {
-                let home = || named("HOME").map(|home| home.join(".local/state"));
-                let folder = named("XDG_STATE_HOME").or_else(home);
+                let home = || folders::home().map(|home| home.join(".local/state"));
+                let folder = folders::named("XDG_STATE_HOME").or_else(home);
                 folder
-                    .context("give --state-dir: HOME is not set")?
+                    .context("give --state-dir: this user has no home")?
                     .join("cairn")
             }
         };
@@ -59,7 +55,7 @@ impl Places {
             Some(folder) => folder.clone(),
             None if is_root => PathBuf::from("/run/cairn"),
             None => {
-                let folder = named("XDG_RUNTIME_DIR");
+                let folder = folders::named("XDG_RUNTIME_DIR");
                 folder
                     .context("give --run-dir: XDG_RUNTIME_DIR is not set")?
                     .join("cairn")

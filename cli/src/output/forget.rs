@@ -33,6 +33,8 @@ pub struct ForgottenSnapshot {
     /// The point in time that its disks show.
     #[serde(serialize_with = "super::time::rfc3339")]
     pub time: Timestamp,
+    /// Whether it is the newest of its VM that is not forgotten.
+    pub is_newest: bool,
 }
 
 impl Report for ForgetReport {
@@ -42,12 +44,16 @@ impl Report for ForgetReport {
         } else {
             "forgot"
         };
-        let mut table = Table::new(&["ID", "TIME", "VM"]);
+        let mut table = Table::new(&["ID", "TIME", "VM", ""]);
         for snapshot in &self.forgotten {
             table.row([
                 snapshot.id.short(),
                 time::local(snapshot.time),
                 snapshot.vm.clone(),
+                match snapshot.is_newest {
+                    true => "the newest".to_owned(),
+                    false => String::new(),
+                },
             ]);
         }
         writeln!(out, "{verb} {} snapshots", self.forgotten.len())?;

@@ -15,6 +15,8 @@ pub mod export;
 pub mod forget;
 pub mod gc;
 pub mod get;
+#[cfg(feature = "libvirt")]
+pub mod in_place;
 pub mod init;
 #[cfg(feature = "libvirt")]
 pub mod instant;

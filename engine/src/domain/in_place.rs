@@ -11,12 +11,14 @@
 
 mod compare;
 mod journal;
+mod plan;
 mod qemu;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use journal::{is_unfinished, recover};
+pub use plan::{Plan, PlannedDisk, plan};
 
 use self::compare::Compared;
 use self::journal::{Journal, JournalDisk, Names};
@@ -295,6 +297,18 @@ fn describe(domain: &Domain) -> Result<DomainDescription> {
 
 /// Finds the domain's disk and locks it.
 fn work<'a>(record: &'a DiskRecord, domain: &'a DomainDescription) -> Result<Work<'a>> {
+    let (disk, names) = fit(record, domain)?;
+    let lock = lock(&names.disk)?;
+    Ok(Work {
+        record,
+        disk,
+        names,
+        lock,
+    })
+}
+
+/// Finds the domain's disk, if it is one that can be set back.
+fn fit<'a>(record: &DiskRecord, domain: &'a DomainDescription) -> Result<(&'a DomainDisk, Names)> {
     let unfit = |reason: &str| InPlaceError::Unfit {
         target: record.target.clone(),
         reason: reason.to_owned(),
@@ -310,13 +324,7 @@ fn work<'a>(record: &'a DiskRecord, domain: &'a DomainDescription) -> Result<Wor
         return Err(unfit("its format is neither raw nor qcow2"));
     }
     let names = Names::of(path).ok_or_else(|| unfit("its path names no file"))?;
-    let lock = lock(&names.disk)?;
-    Ok(Work {
-        record,
-        disk,
-        names,
-        lock,
-    })
+    Ok((disk, names))
 }
 
 /// Keeps writers from an image, and fails where there is one.

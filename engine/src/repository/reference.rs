@@ -16,6 +16,9 @@ use crate::id::SnapshotId;
 /// snapshots.
 pub const ID_PREFIX_LEN_MIN: usize = 4;
 
+/// The moment that means the newest snapshot.
+pub const LATEST: &str = "latest";
+
 /// A snapshot as someone named it: `ID`, `VM`, `VM@latest`, `VM@ID` or `VM@DATE[THH[:MM]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotRef {
@@ -184,7 +187,7 @@ fn is_id_prefix(text: &str) -> bool {
 
 fn parse_moment(vm: &str, moment: &str, zone: &TimeZone) -> Result<Selector, ParseRefError> {
     let vm = vm.to_owned();
-    if moment == "latest" {
+    if moment == LATEST {
         return Ok(Selector::Latest { vm });
     }
     if is_id_prefix(moment) {
@@ -204,9 +207,14 @@ fn parse_moment(vm: &str, moment: &str, zone: &TimeZone) -> Result<Selector, Par
     Ok(Selector::Before { vm, end })
 }
 
-/// Returns the first moment after the day, hour or minute that `text` names.
+/// Returns the first moment after the day, hour, minute or second that `text` names, or after the
+/// exact moment, as documents have it.
 fn end_of(text: &str, zone: &TimeZone) -> Option<Timestamp> {
-    let (date, time) = match text.split_once('T') {
+    if text.ends_with('Z') {
+        let exact: Timestamp = text.parse().ok()?;
+        return exact.checked_add(1.nanosecond()).ok();
+    }
+    let (date, time) = match text.split_once(['T', ' ']) {
         None => (text, None),
         Some((date, time)) => (date, Some(time)),
     };
@@ -224,23 +232,25 @@ fn end_of(text: &str, zone: &TimeZone) -> Option<Timestamp> {
 }
 
 fn end_of_time(date: jiff::civil::Date, time: &str) -> Option<DateTime> {
-    let (hour, minute) = match time.split_once(':') {
-        None => (time, None),
-        Some((hour, minute)) => (hour, Some(minute)),
-    };
+    let mut fields = time.split(':');
+    let (hour, minute, second) = (fields.next()?, fields.next(), fields.next());
+    if fields.next().is_some() {
+        return None;
+    }
     let field = |text: &str| {
         (digits(text) == Some(2))
             .then(|| text.parse::<i8>().ok())
             .flatten()
     };
     let hour = field(hour)?;
-    let step = if minute.is_some() {
-        1.minute()
-    } else {
-        1.hour()
+    let step = match (minute, second) {
+        (_, Some(_)) => 1.second(),
+        (Some(_), None) => 1.minute(),
+        (None, None) => 1.hour(),
     };
     let minute = minute.map_or(Some(0), field)?;
-    let start = Time::new(hour, minute, 0, 0).ok()?;
+    let second = second.map_or(Some(0), field)?;
+    let start = Time::new(hour, minute, second, 0).ok()?;
     date.to_datetime(start).checked_add(step).ok()
 }
 
@@ -430,6 +440,12 @@ mod tests {
         assert_eq!(resolve("web1@2026-11-20T08:28"), Ok(1));
         assert_eq!(resolve("web1@2026-11-20T08:30"), Ok(3));
         assert_eq!(resolve("web1@2026-11-20T23"), Ok(3));
+        // As times are printed, which cuts what is less than a second, and as documents have them.
+        assert_eq!(resolve("web1@2026-11-20 08:30:59"), Ok(3));
+        assert_eq!(resolve("web1@2026-11-20T08:30:58"), Ok(2));
+        assert_eq!(resolve("web1@2026-11-20 08:29"), Ok(2));
+        assert_eq!(resolve("web1@2026-11-20T08:30:59Z"), Ok(3));
+        assert_eq!(resolve("web1@2026-11-20T08:30:58.999999999Z"), Ok(2));
         assert_eq!(resolve("web1@2030-01-01"), Ok(4));
         assert_eq!(resolve("web1@2026-11-18"), no_such("web1@2026-11-18"));
     }
@@ -488,9 +504,14 @@ mod tests {
             "2026-11-20T8",
             "2026-11-20T24",
             "2026-11-20T08:60",
-            "2026-11-20T08:30:00",
+            "2026-11-20T08:30:61",
+            "2026-11-20T08:30:00:00",
+            "2026-11-20T08:30:0",
+            "2026-11-20T08::00",
+            "2026-11-20T08:30:00.5",
             "2026-11-20t08",
-            "2026-11-20 08",
+            "2026-11-20  08",
+            "Z",
             "+002026-11-20",
             "-2026-11-20",
             "9999-12-31",

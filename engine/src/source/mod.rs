@@ -6,6 +6,7 @@ mod file;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod limit;
+mod looks;
 pub mod memory;
 mod nbd;
 mod open;
@@ -18,6 +19,7 @@ use std::ops::Range;
 pub use error::SourceError;
 pub use file::ReadAt;
 pub use limit::{Limited, RateLimit};
+pub use looks::looks_like;
 pub use nbd::NbdSource;
 pub use open::{format_of, named_files, open, open_with};
 pub use spec::{Format, Location, Origin, SourceSpec, SpecError};

@@ -30,7 +30,7 @@ const GROUP_FOLDER_MODE: Mode = Mode::from_raw_mode(0o070);
 /// Kinds of file system that cannot keep a repository, by the number that `statfs(2)` gives:
 /// network and pass-through kinds, whose locks and fsyncs depend on a server, and the FAT kinds,
 /// where a rename that a power cut interrupts can lose both names.
-const UNSUITABLE: [(u32, &str); 18] = [
+const UNSUITABLE: [(u32, &str); 26] = [
     (0x0000_6969, "NFS"),
     (0x0000_517b, "SMB"),
     (0xff53_4d42, "CIFS"),
@@ -45,6 +45,14 @@ const UNSUITABLE: [(u32, &str); 18] = [
     (0x7461_636f, "OCFS2"),
     (0x0116_1970, "GFS2"),
     (0x0bd0_0bd0, "Lustre"),
+    (0x1983_0326, "BeeGFS"),
+    (0x4750_4653, "GPFS"),
+    (0x2003_0528, "OrangeFS"),
+    (0xaad7_aaea, "PanFS"),
+    (0xbeef_dead, "StorNext"),
+    (0xa501_fcf5, "VxFS"),
+    (0x6163_6673, "ACFS"),
+    (0x7c7c_6673, "a Parallels shared folder"),
     (0x786f_4256, "a VirtualBox shared folder"),
     (0xbacb_acbc, "a VMware shared folder"),
     (0x0000_4d44, "FAT"),
@@ -374,6 +382,7 @@ mod tests {
     #[test]
     fn kinds_are_known_by_the_low_half_of_their_number() {
         assert_eq!(unsuitable_kind(0x6969), Some("NFS"));
+        assert_eq!(unsuitable_kind(0x1983_0326), Some("BeeGFS"));
         assert_eq!(unsuitable_kind(0xff53_4d42), Some("CIFS"));
         assert_eq!(
             unsuitable_kind(i128::from(0xff53_4d42_u32.cast_signed())),

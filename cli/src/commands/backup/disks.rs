@@ -243,6 +243,27 @@ fn origin(parent: &Snapshot, target: &str, spec: &SourceSpec) -> Option<Origin> 
     })
 }
 
+/// Returns what is strange about a source, where nobody said that it is so meant.
+fn strange(spec: &SourceSpec, size: u64) -> Option<String> {
+    if size == 0 {
+        return Some("it holds no byte at all".to_owned());
+    }
+    let path = spec.location.file().filter(|_| spec.format.is_none())?;
+    if source::format_of(spec) != Some(source::Format::Raw) {
+        return None;
+    }
+    Some(match source::looks_like(path).ok()?? {
+        "qcow2" => "by its name it is raw, and stored byte for byte, but it looks like qcow2: say \
+                    `,format=qcow2`, or `,format=raw` if the guest's disk begins so"
+            .to_owned(),
+        other => format!(
+            "by its name it is raw, and stored byte for byte, but it looks like {other}, which is \
+             no format that is read here: `qemu-img convert -O qcow2` first, or say `,format=raw` \
+             if that is meant"
+        ),
+    })
+}
+
 /// Opens one disk's source.
 fn open_disk(
     context: &Context,
@@ -276,6 +297,9 @@ fn open_disk(
         other => other,
     };
     let opened = opened.with_context(|| format!("cannot open disk {target}"))?;
+    if let Some(doubt) = strange(spec, opened.size()) {
+        context.warn(&format!("disk {target}: {doubt}"));
+    }
     let (kind, location) = match &spec.location {
         Location::Nbd(uri) => ("nbd".to_owned(), uri.to_string()),
         Location::File(path) => {

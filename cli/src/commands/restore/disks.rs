@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use cairn_engine::format::manifest::DiskRecord;
 use cairn_engine::repository::{Repository, Snapshot};
 use cairn_engine::restore::restore_disk;
+use cairn_engine::source::looks_like;
 use cairn_engine::storage::make_private_folder;
 use cairn_engine::target::{self, Abandoned, TargetFormat, TargetOptions};
 
@@ -23,6 +24,9 @@ use super::{ImageFormat, Work};
 
 /// The snapshot's document, beside the disks that are restored to a folder.
 const MANIFEST_FILE: &str = "manifest.json";
+
+/// Extensions of formats that are not written.
+const OTHER_FORMATS: [&str; 8] = ["vmdk", "vdi", "vhd", "vhdx", "vpc", "qed", "qcow", "ova"];
 
 /// Where disks go, and how.
 pub struct DisksArgs<'a> {
@@ -59,7 +63,11 @@ pub fn run(
     snapshot: &Snapshot,
     context: &Context,
 ) -> Result<Outcome> {
+    args.check_format()?;
     let plan = args.plan(snapshot)?;
+    for (_, path) in &plan {
+        args.check_replaced(path)?;
+    }
     let work = Work::begin(repository, snapshot, context)?;
     if args.is_folder() {
         make_private_folder(args.to)
@@ -90,6 +98,40 @@ pub fn run(
 }
 
 impl DisksArgs<'_> {
+    /// Refuses a name that promises a format which is not written.
+    fn check_format(&self) -> Result<(), CliError> {
+        let extension = self.to.extension().and_then(|extension| extension.to_str());
+        let other = extension.map(str::to_ascii_lowercase);
+        let other = other.filter(|it| OTHER_FORMATS.contains(&&**it) && !self.is_folder());
+        let (None, Some(other)) = (self.format, other) else {
+            return Ok(());
+        };
+        Err(CliError::Usage(format!(
+            "{} would be no {other}: what is restored is raw or qcow2. Restore to a name that \
+             ends in .qcow2 and let `qemu-img convert` make the rest, or say --format",
+            self.to.display()
+        )))
+    }
+
+    /// Refuses to write another format over an image or device than it has: whoever uses it would
+    /// go on to read it as what it was.
+    fn check_replaced(&self, path: &Path) -> Result<(), CliError> {
+        let looks = match self.force && self.format.is_none() {
+            true => looks_like(path).ok().flatten(),
+            false => None,
+        };
+        let (looks, written) = match (looks, self.image_format()) {
+            (Some("qcow2"), ImageFormat::Qcow2) | (None, _) => return Ok(()),
+            (Some(looks), ImageFormat::Qcow2) => (looks, "qcow2"),
+            (Some(looks), ImageFormat::Raw) => (looks, "raw"),
+        };
+        Err(CliError::Usage(format!(
+            "{} holds {looks}, and would hold {written} then, which who uses it does not expect: \
+             say --format {written} if that is meant",
+            path.display()
+        )))
+    }
+
     /// Returns which disk goes where.
     fn plan<'s>(&self, snapshot: &'s Snapshot) -> Result<Vec<(&'s DiskRecord, PathBuf)>> {
         let wanted = |disk: &&DiskRecord| self.disk.is_none_or(|target| target == disk.target);

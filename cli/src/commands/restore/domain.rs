@@ -14,8 +14,8 @@ use crate::context::Context;
 use crate::exit::{CliError, Outcome};
 use crate::instant::{Begin, Places, StateArgs, begin};
 use crate::libvirt::ConnectArgs;
+use crate::limit;
 use crate::output::restore::{DomainReport, RestoredDisk};
-use crate::output::size;
 
 /// What concerns domains.
 #[derive(Debug, clap::Args)]
@@ -28,6 +28,14 @@ pub struct DomainArgs {
     /// Write only where the disks of the snapshot's domain differ from it; the domain must be off
     #[arg(long, group = "where", conflicts_with_all = ["format", "force"])]
     pub in_place: bool,
+
+    /// With --in-place: only say which disks would be set back, and which not
+    #[arg(long, requires = "in_place")]
+    pub dry_run: bool,
+
+    /// With --in-place: ask nothing, which where there is no terminal must be said
+    #[arg(short, long, requires = "in_place")]
+    pub yes: bool,
 
     /// Define the domain as it was, and let its guest go on from its saved memory
     #[arg(long, group = "where", conflicts_with = "disk")]
@@ -110,8 +118,8 @@ impl DomainArgs {
     }
 
     fn pull_limit(&self) -> Result<u64> {
-        let limit = self.pull_limit.as_deref().map(size::parse).transpose();
-        Ok(limit.map_err(CliError::Usage)?.unwrap_or(0))
+        let limit = self.pull_limit.as_deref().map(limit::bytes_a_second);
+        Ok(limit.transpose()?.unwrap_or(0))
     }
 
     fn place(&self) -> Place {

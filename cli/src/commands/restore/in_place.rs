@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use cairn_engine::domain::in_place::{InPlaceError, InPlaceOptions, restore_in_place};
+use cairn_engine::domain::in_place::{self, InPlaceError, InPlaceOptions, restore_in_place};
 use cairn_engine::image::CACHE_BYTES_DEFAULT;
 use cairn_engine::repository::{Repository, Snapshot};
 
 use super::{RestoreArgs, Work};
+use crate::ask;
 use crate::context::Context;
-use crate::exit::Outcome;
-use crate::output::restore::{InPlaceReport, SetBackDisk};
+use crate::exit::{CliError, Outcome};
+use crate::output::in_place::{InPlacePlan, InPlaceReport, SetBackDisk};
 
 /// Sets disks back.
 pub fn run(
@@ -22,6 +23,23 @@ pub fn run(
     let record = snapshot.manifest.domain.as_ref();
     let record = record.ok_or(InPlaceError::NoDomain)?;
     let domain = args.domain.connection()?.domain(&record.uuid)?;
+    let plan = in_place::plan(snapshot, &domain, args.disk.as_deref())?;
+    let plan = InPlacePlan::of(snapshot, domain.name(), plan);
+    if args.domain.dry_run {
+        context.print(&plan)?;
+        return Ok(Outcome::Done);
+    }
+    if !args.domain.yes {
+        let name = domain.name();
+        if !ask::is_anyone_there() {
+            let what = format!("what domain {name} has on its disks is lost");
+            return Err(CliError::NotConfirmed(what).into());
+        }
+        ask::may(
+            &plan,
+            &format!("set domain {name} back, and lose what it has now?"),
+        )?;
+    }
     let run_folder = args.domain.connect.run_folder()?;
     let work = Work::begin(repository, snapshot, context)?;
     let say = |text: &str| context.warn(text);
@@ -47,6 +65,7 @@ pub fn run(
         snapshot: snapshot.id,
         domain: domain.name().to_owned(),
         disks: disks.collect(),
+        left: plan.left,
     })?;
     Ok(Outcome::Done)
 }
