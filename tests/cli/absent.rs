@@ -60,7 +60,7 @@ fn a_repository_close_by_is_named() {
 }
 
 #[test]
-fn lost_settings_are_damage_and_nobody_makes_new_ones() {
+fn nobody_makes_a_new_repository_where_the_settings_are_lost() {
     for world in [World::new(), World::encrypted()] {
         world.raw("a.raw", &disk(410, MIB));
         world.backup("a.raw");
@@ -70,7 +70,7 @@ fn lost_settings_are_damage_and_nobody_makes_new_ones() {
             &["backup", "web1", "--disk", "vda=a.raw"],
         ] {
             let ran = world.run(args);
-            ran.refused(13, "`config` is gone");
+            ran.refused(10, "`config` is gone");
             assert!(ran.err.contains("cairn repair --config"), "{ran:?}");
         }
         let encrypt: &[&str] = match world.passphrase {

@@ -152,7 +152,11 @@ fn listed(world: &World, repository: &str, disks: &[Disk]) -> (i32, Vec<String>)
     let ran = run(world, repository, &["snapshots", "--json"]);
     let document = ran.document();
     let listed = document.as_array().map(Vec::as_slice);
-    assert_eq!(listed.is_none(), document["error"].is_object(), "{document}");
+    assert_eq!(
+        listed.is_none(),
+        document["error"].is_object(),
+        "{document}"
+    );
     let snapshots = listed.unwrap_or_default().iter();
     (ran.code, snapshots.map(|it| alias_of(disks, it)).collect())
 }
@@ -180,11 +184,16 @@ fn check(world: &World, repository: &str, disks: &[Disk], damage: &Damage) {
     let verify = run(world, repository, &["verify", "--json"]);
     assert_eq!(verify.code, damage.verify, "{what}: {verify:?}");
     let mut said = verify.err.clone();
-    if !verify.out.is_empty() {
-        for error in verify.document()["errors"].as_array().expect("a list") {
-            let text = |member: &str| error[member].as_str().expect("a text").to_owned();
-            said.push_str(&format!("{}: {}\n", text("object"), text("problem")));
-        }
+    let document = verify.document();
+    let errors = document["errors"].as_array().map(Vec::as_slice);
+    assert_eq!(
+        errors.is_none(),
+        document["error"].is_object(),
+        "{document}"
+    );
+    for error in errors.unwrap_or_default() {
+        let text = |member: &str| error[member].as_str().expect("a text").to_owned();
+        said.push_str(&format!("{}: {}\n", text("object"), text("problem")));
     }
     for wanted in &damage.says {
         assert_says(&said, wanted, &what);

@@ -76,13 +76,6 @@ impl Absent {
         }
     }
 
-    fn outcome(&self) -> Outcome {
-        match self.found {
-            Found::Objects => Outcome::Damage,
-            _ => Outcome::NoRepository,
-        }
-    }
-
     fn hint(&self) -> String {
         if let Found::Objects = self.found {
             return "`cairn repair --config` puts `config` back from the copy that this client \
@@ -187,7 +180,7 @@ impl Taken {
 
 /// Returns the exit code of a place without a repository.
 pub(super) fn outcome(cause: Cause<'_>) -> Option<Outcome> {
-    cause.downcast_ref().map(Absent::outcome)
+    cause.is::<Absent>().then_some(Outcome::NoRepository)
 }
 
 /// Returns what to do about it.
