@@ -54,7 +54,7 @@ pub struct Global {
     #[arg(long, global = true)]
     pub json: bool,
 
-    /// Show no progress and no remarks, only results and errors
+    /// Show no progress, no remarks and not what was done: only what is asked for, warnings, errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 

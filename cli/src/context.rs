@@ -15,7 +15,7 @@ use crate::exit::CliError;
 use crate::folders::Cache;
 use crate::output::Report;
 use crate::output::listing::Form;
-use crate::output::progress::Meter;
+use crate::output::progress::{Meter, Shown};
 use crate::{interrupt, password};
 
 /// The global options, ready for use.
@@ -108,13 +108,26 @@ impl Context {
         Ok(cancel)
     }
 
-    /// Shows how far an operation is until the meter is dropped, if anyone is looking.
+    /// Shows how far an operation is until the meter is dropped: on a terminal by a line that is
+    /// redrawn, elsewhere, as in a journal, by one a minute.
     pub fn meter(&self, verb: &'static str, progress: &Arc<Progress>) -> Meter {
-        let shown = !self.global.quiet && io::stderr().is_terminal();
+        let shown = match (self.global.quiet, io::stderr().is_terminal()) {
+            (true, _) => Shown::Never,
+            (false, true) => Shown::Line,
+            (false, false) => Shown::Log,
+        };
         Meter::start(verb, Arc::clone(progress), shown)
     }
 
-    /// Prints a command's result: as text, or as one JSON document.
+    /// Prints what a command has done. Who wants it quiet reads that from the exit code.
+    pub fn report(&self, report: &impl Report) -> Result<()> {
+        match self.global.quiet && !self.global.json {
+            true => Ok(()),
+            false => self.print(report),
+        }
+    }
+
+    /// Prints what was asked for: as text, or as one JSON document.
     pub fn print(&self, report: &impl Report) -> Result<()> {
         let mut out = io::BufWriter::new(io::stdout().lock());
         let written = if self.global.json {

@@ -33,8 +33,10 @@ pub struct Progress {
     pub done_bytes: AtomicU64,
     /// Bytes read from sources or packs.
     pub read_bytes: AtomicU64,
-    /// Bytes written to packs or targets.
+    /// Bytes written to targets; of a backup those that are new, before they are compressed.
     pub written_bytes: AtomicU64,
+    /// Whether nobody knows the total before all is done.
+    pub is_open: AtomicBool,
 }
 
 impl Progress {

@@ -96,6 +96,7 @@ pub fn restore_disk(
         read_bytes,
         written_bytes,
         done_bytes,
+        ..
     } = options.progress;
     Progress::add(total_bytes, disk.data_bytes);
     let regions = recipe.regions().map(|region| region.map_err(recipe_error));

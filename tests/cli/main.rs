@@ -41,6 +41,7 @@ mod newest;
 mod parity;
 mod passwords;
 mod prune;
+mod quiet;
 mod readers;
 mod repair;
 mod repair_killed;

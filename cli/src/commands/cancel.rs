@@ -57,7 +57,7 @@ pub fn run(args: &CancelArgs, context: &Context) -> Result<Outcome> {
         }
         std::thread::park_timeout(TICK);
     }
-    context.print(&CancelReport {
+    context.report(&CancelReport {
         domain: domain.name().to_owned(),
         pid,
     })?;

@@ -81,6 +81,8 @@ pub fn run(args: &ForgetArgs, context: &Context) -> Result<Outcome> {
         let ids: Vec<_> = plan.iter().map(|snapshot| snapshot.id).collect();
         repository.forget(&ids)?;
         report.dry_run = false;
+        context.report(&report)?;
+        return Ok(Outcome::Done);
     }
     context.print(&report)?;
     Ok(Outcome::Done)

@@ -108,7 +108,11 @@ pub fn run(args: &GcArgs, context: &Context) -> Result<Outcome> {
         true if report.damaged.is_empty() => Outcome::Done,
         _ => Outcome::Problems,
     };
-    context.print(&CollectionReport::of(report, args.dry_run))?;
+    let report = CollectionReport::of(report, args.dry_run);
+    match (args.dry_run, outcome) {
+        (false, Outcome::Done) => context.report(&report)?,
+        _ => context.print(&report)?,
+    }
     Ok(outcome)
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result};
 use cairn_engine::guest::path::{self, Found, LastLink};
@@ -81,6 +82,9 @@ pub fn run(args: &GetArgs, context: &Context) -> Result<Outcome> {
 
     let cancel = context.cancel()?;
     let progress = Arc::new(Progress::default());
+    // A folder is copied as it is walked.
+    let is_folder = opened.file_system.stat(found.id)?.kind == FileKind::Folder;
+    progress.is_open.store(is_folder, Ordering::Relaxed);
     let meter = context.meter("get", &progress);
     let options = Options {
         force: args.force,
@@ -119,7 +123,7 @@ pub fn run(args: &GetArgs, context: &Context) -> Result<Outcome> {
     for refused in report.refusals() {
         context.warn(&refused);
     }
-    context.print(&report)?;
+    context.report(&report)?;
     Ok(outcome(has_problems))
 }
 

@@ -190,7 +190,7 @@ pub fn run(args: &InitArgs, context: &Context) -> AnyResult<Outcome> {
     let storage: SharedStorage = Arc::new(made.map_err(|error| Taken::look(&place, error))?);
     let options = session::open_options(context)?;
     let repository = Repository::init(storage, &settings, passphrase.as_ref(), &options)?;
-    context.print(&InitReport {
+    context.report(&InitReport {
         repository_id: repository.config().repository_id,
         location: repository.storage().location(),
         chunk_size: u64::from(args.chunk_size.0),

@@ -104,7 +104,7 @@ fn list(name: Option<&str>, places: &Places, context: &Context) -> Result<()> {
     let records = records(name, places)?;
     let status = |record: &Record| status(record, places, context);
     let instants: Result<Vec<_>> = records.iter().map(status).collect();
-    context.print(&InstantReport {
+    context.report(&InstantReport {
         instants: instants?,
     })
 }

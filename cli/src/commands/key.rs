@@ -89,12 +89,12 @@ pub fn run(args: &KeyArgs, context: &Context) -> Result<Outcome> {
         } => {
             let passphrase = another(new_password_file.as_deref())?;
             let id = repository.add_key(&current, &passphrase, label)?;
-            context.print(&KeyReport { done: "added", id })?;
+            context.report(&KeyReport { done: "added", id })?;
         }
         KeyCommand::Remove { id } => {
             let id = find_slot(&repository, id)?;
             repository.remove_key(id)?;
-            context.print(&KeyReport {
+            context.report(&KeyReport {
                 done: "removed",
                 id,
             })?;
@@ -102,7 +102,7 @@ pub fn run(args: &KeyArgs, context: &Context) -> Result<Outcome> {
         KeyCommand::Passwd { new_password_file } => {
             let passphrase = another(new_password_file.as_deref())?;
             let id = repository.change_passphrase(&current, &passphrase)?;
-            context.print(&KeyReport {
+            context.report(&KeyReport {
                 done: "changed",
                 id,
             })?;

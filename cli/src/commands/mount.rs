@@ -92,7 +92,7 @@ pub fn run(args: &MountArgs, context: &Context) -> Result<Outcome> {
         true => Outcome::Problems,
         false => Outcome::Done,
     };
-    context.print(&report(id, &mounted, options.directory))?;
+    context.report(&report(id, &mounted, options.directory))?;
     if stays {
         background::ready(outcome)?;
     } else {

@@ -62,6 +62,6 @@ fn mark(
     let plan: Vec<&Snapshot> = found.collect::<Result<_>>()?;
     let ids: Vec<_> = plan.iter().map(|snapshot| snapshot.id).collect();
     add(&repository, &ids)?;
-    context.print(&MarkedReport::of(words, &plan))?;
+    context.report(&MarkedReport::of(words, &plan))?;
     Ok(Outcome::Done)
 }

@@ -128,13 +128,11 @@ pub fn run(args: &PruneArgs, context: &Context) -> Result<Outcome> {
         .as_ref()
         .and_then(|usage| usage.owners.get(DROPPED as usize));
     let freed = freed.map(|space| space.freed_bytes);
-    context.print(&PruneReport::of(
-        &groups,
-        args.dry_run,
-        grace,
-        freed,
-        clock.zone,
-    ))?;
+    let report = PruneReport::of(&groups, args.dry_run, grace, freed, clock.zone);
+    match args.dry_run {
+        true => context.print(&report)?,
+        false => context.report(&report)?,
+    }
     let is_partial = usage.is_some_and(|usage| usage.is_partial());
     Ok(match snapshots.list.unreadable.is_empty() && !is_partial {
         true => Outcome::Done,

@@ -42,7 +42,7 @@ pub fn run(args: &RecoverArgs, context: &Context) -> Result<Outcome> {
     let in_place = in_place::recover(&domain, &say)?;
     let dir = Path::new(DIR_DEFAULT);
     let proofs = prove::sweep(&folder, dir, domain.connection(), &say);
-    context.print(&RecoverReport {
+    context.report(&RecoverReport {
         domain: domain.name().to_owned(),
         runs: recovered.runs,
         in_place,

@@ -75,7 +75,7 @@ pub fn run(args: &RepairArgs, context: &Context) -> Result<Outcome> {
     let repository = session::open(context)?;
     if args.index {
         let rebuilt_index = rebuild_index(&repository)?;
-        context.print(&IndexRepaired { rebuilt_index })?;
+        context.report(&IndexRepaired { rebuilt_index })?;
         return Ok(match rebuilt_index {
             true => Outcome::Done,
             false => Outcome::Locked,
@@ -108,13 +108,17 @@ pub fn run(args: &RepairArgs, context: &Context) -> Result<Outcome> {
         (true, false) => Outcome::Damage,
         (true, true) => Outcome::Done,
     };
-    context.print(&Repaired::of(report))?;
+    let report = Repaired::of(report);
+    match outcome {
+        Outcome::Done => context.report(&report)?,
+        _ => context.print(&report)?,
+    }
     Ok(outcome)
 }
 
 fn put_back(context: &Context) -> Result<Outcome> {
     let done = session::put_back(context)?;
-    context.print(&SettingsRepaired {
+    context.report(&SettingsRepaired {
         config: done.config,
         keys: done.keys.iter().map(|id| id.to_hex()).collect(),
     })?;

@@ -47,7 +47,7 @@ pub fn run(args: &UmountArgs, context: &Context) -> Result<Outcome> {
         true => let_go(&run)?,
         false => take_down(&run)?,
     }
-    context.print(&UmountReport {
+    context.report(&UmountReport {
         directory,
         is_lazy: args.lazy,
     })?;

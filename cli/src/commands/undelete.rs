@@ -41,6 +41,6 @@ pub fn run(args: &UndeleteArgs, context: &Context) -> Result<Outcome> {
     }
     let ids: Vec<_> = plan.iter().map(|snapshot| snapshot.id).collect();
     retention::undelete(&repository, &ids)?;
-    context.print(&MarkedReport::of("brought back", &plan))?;
+    context.report(&MarkedReport::of("brought back", &plan))?;
     Ok(Outcome::Done)
 }

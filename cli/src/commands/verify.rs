@@ -101,7 +101,11 @@ pub fn run(args: &VerifyArgs, context: &Context) -> AnyResult<Outcome> {
         true => Outcome::Done,
         false => Outcome::Damage,
     };
-    context.print(&VerifyReport::of(report, args.stored))?;
+    let report = VerifyReport::of(report, args.stored);
+    match outcome {
+        Outcome::Done => context.report(&report)?,
+        _ => context.print(&report)?,
+    }
     Ok(outcome)
 }
 

@@ -1,6 +1,7 @@
 //! What `backup` says.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use cairn_engine::backup::BackupDone;
 use cairn_engine::format::domain::{Consistency, LeftOut, Method};
@@ -9,7 +10,7 @@ use cairn_engine::id::{NodeId, SnapshotId};
 use serde::Serialize;
 
 use super::table::{Table, printable};
-use super::{Report, size};
+use super::{Report, size, time};
 
 /// A snapshot that was made.
 #[derive(Debug, Serialize)]
@@ -22,6 +23,8 @@ pub struct BackupReport {
     pub parent: Option<SnapshotId>,
     /// Its disks.
     pub disks: Vec<DiskReport>,
+    /// How long it took.
+    pub duration_ms: u64,
     /// What was not as it should be: disks that were read whole against expectation, and why.
     pub warnings: Vec<String>,
     /// The libvirt domain, where it is one.
@@ -52,19 +55,50 @@ pub struct DomainReport {
 
 impl BackupReport {
     /// Returns what a backup did.
-    pub fn of(done: &BackupDone) -> Self {
+    pub fn of(done: &BackupDone, took: Duration) -> Self {
         let warnings = done.warnings.iter();
         Self {
             snapshot: done.snapshot,
             vm: done.manifest.vm.clone(),
             parent: done.manifest.parent,
             disks: done.manifest.disks.iter().map(DiskReport::of).collect(),
+            duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             warnings: warnings
                 .map(|w| format!("disk {}: {}", w.target, w.doubt))
                 .collect(),
             domain: None,
         }
     }
+}
+
+impl BackupReport {
+    /// Returns what was read of all disks.
+    pub fn read_bytes(&self) -> u64 {
+        self.disks
+            .iter()
+            .map(|disk| disk.read_bytes)
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Returns what storing all disks took.
+    pub fn stored_bytes(&self) -> u64 {
+        self.disks
+            .iter()
+            .map(|disk| disk.stored_bytes)
+            .fold(0, u64::saturating_add)
+    }
+}
+
+/// Says how long something took, and how fast it was.
+fn took(duration_ms: u64, read: u64, stored: u64) -> String {
+    let (seconds, rest) = (duration_ms / 1000, duration_ms % 1000);
+    let time = match seconds {
+        0..10 => format!("{seconds}.{} s", rest / 100),
+        _ => time::duration(seconds),
+    };
+    let rate = size::approximate(read as f64 * 1000.0 / duration_ms.max(1) as f64);
+    let (read, stored) = (size::human(read), size::human(stored));
+    format!("took {time}: {read} read, {rate}/s; {stored} stored")
 }
 
 /// One disk of it. All lengths are bytes.
@@ -162,6 +196,8 @@ impl Report for BackupReport {
             ]);
         }
         table.write(out)?;
+        let (read, stored) = (self.read_bytes(), self.stored_bytes());
+        writeln!(out, "{}", took(self.duration_ms, read, stored))?;
         match &self.domain {
             Some(domain) => domain.write_text(out),
             None => Ok(()),

@@ -4,9 +4,9 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::Report;
 use super::backup::BackupReport;
 use super::table::{Table, printable};
+use super::{Report, size, time};
 
 /// What `recover` did.
 #[derive(Debug, Serialize)]
@@ -89,17 +89,39 @@ pub struct FleetBackup {
 
 impl Report for FleetReport {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut table = Table::new(&["VM", "OUTCOME", "SNAPSHOT", ""]);
+        let headings = ["VM", "OUTCOME", "SNAPSHOT", ">TIME", ">READ", ">STORED", ""];
+        let mut table = Table::new(&headings);
         for backup in &self.backups {
-            let snapshot = backup.backup.as_ref().map(|report| report.snapshot.short());
+            let told = |tell: fn(&BackupReport) -> String| {
+                let told = backup.backup.as_ref().map(tell);
+                told.unwrap_or_else(|| "-".to_owned())
+            };
             table.row([
                 backup.vm.clone(),
                 backup.outcome.to_owned(),
-                snapshot.unwrap_or_else(|| "-".to_owned()),
+                told(|report| report.snapshot.short()),
+                told(|report| time::duration(report.duration_ms.div_ceil(1000))),
+                told(|report| size::human(report.read_bytes())),
+                told(|report| size::human(report.stored_bytes())),
                 backup.error.clone().unwrap_or_default(),
             ]);
         }
         table.write(out)?;
-        writeln!(out, "{} done, {} failed", self.done, self.failed)
+        let all = || {
+            self.backups
+                .iter()
+                .filter_map(|backup| backup.backup.as_ref())
+        };
+        let sum =
+            |of: fn(&BackupReport) -> u64| size::human(all().map(of).fold(0, u64::saturating_add));
+        let (read, stored) = (
+            sum(BackupReport::read_bytes),
+            sum(BackupReport::stored_bytes),
+        );
+        let (done, failed) = (self.done, self.failed);
+        writeln!(
+            out,
+            "{done} done, {failed} failed; {read} read, {stored} stored"
+        )
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use cairn_engine::progress::Progress;
@@ -15,6 +15,20 @@ const REDRAW: Duration = Duration::from_millis(200);
 /// Rates are averages over about this long: short enough to follow, long enough to read.
 const MEMORY_S: f64 = 5.0;
 
+/// Between two lines where nobody looks.
+const LOGGED: Duration = Duration::from_secs(60);
+
+/// Who is to see how far an operation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// Nobody.
+    Never,
+    /// Who sits before a terminal.
+    Line,
+    /// Who reads it later.
+    Log,
+}
+
 /// A line that shows an operation's progress until it is dropped.
 pub struct Meter {
     running: Option<(Sender<()>, Joined)>,
@@ -22,29 +36,42 @@ pub struct Meter {
 
 impl Meter {
     /// Begins to show `progress` after `verb`, or does nothing if it is not to be shown.
-    pub fn start(verb: &'static str, progress: Arc<Progress>, shown: bool) -> Self {
-        if !shown {
-            return Self { running: None };
-        }
+    pub fn start(verb: &'static str, progress: Arc<Progress>, shown: Shown) -> Self {
         let (stop, stopped) = mpsc::channel();
-        let draw = move || {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{msg}");
-            bar.set_style(style.expect("the template is valid"));
-            let begun = Instant::now();
-            let mut rates = Rates::default();
-            while stopped.recv_timeout(REDRAW) == Err(RecvTimeoutError::Timeout) {
-                rates.update(begun.elapsed().as_secs_f64(), &Counts::of(&progress));
-                bar.set_message(rates.line(verb));
-                bar.tick();
-            }
-            bar.finish_and_clear();
+        let thread = match shown {
+            Shown::Never => return Self { running: None },
+            Shown::Line => Joined::start("meter", move || draw(verb, &progress, &stopped)),
+            Shown::Log => Joined::start("meter", move || log(verb, &progress, &stopped)),
         };
-        let thread = Joined::start("meter", draw);
         // Without a thread to draw it there is no meter, and the work goes on.
         Self {
             running: thread.ok().map(|thread| (stop, thread)),
         }
+    }
+}
+
+/// Redraws one line, cut to the terminal's width, until it is told to stop.
+fn draw(verb: &str, progress: &Progress, stopped: &Receiver<()>) {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{wide_msg}");
+    bar.set_style(style.expect("the template is valid"));
+    let begun = Instant::now();
+    let mut rates = Rates::default();
+    while stopped.recv_timeout(REDRAW) == Err(RecvTimeoutError::Timeout) {
+        rates.update(begun.elapsed().as_secs_f64(), &Counts::of(progress));
+        bar.set_message(rates.line(verb));
+        bar.tick();
+    }
+    bar.finish_and_clear();
+}
+
+/// Writes a line a minute until it is told to stop.
+fn log(verb: &str, progress: &Progress, stopped: &Receiver<()>) {
+    let begun = Instant::now();
+    let mut rates = Rates::default();
+    while stopped.recv_timeout(LOGGED) == Err(RecvTimeoutError::Timeout) {
+        rates.update(begun.elapsed().as_secs_f64(), &Counts::of(progress));
+        eprintln!("{}", rates.line(verb));
     }
 }
 
@@ -64,6 +91,8 @@ struct Counts {
     done: u64,
     read: u64,
     written: u64,
+    /// Whether the total is known.
+    is_open: bool,
 }
 
 impl Counts {
@@ -74,6 +103,7 @@ impl Counts {
             done: value(&progress.done_bytes),
             read: value(&progress.read_bytes),
             written: value(&progress.written_bytes),
+            is_open: progress.is_open.load(Ordering::Relaxed),
         }
     }
 }
@@ -109,14 +139,26 @@ impl Rates {
             total,
             done,
             written,
+            is_open,
             ..
         } = self.counts;
-        let mut line = format!("{verb}  {:>3}%  ", percent(done, total));
-        line += &format!("{} / {}", size::human(done.min(total)), size::human(total));
-        line += &format!("  {}/s read", size::approximate(self.read_rate));
-        line += &format!("  {} written", size::human(written));
+        let mut line = match is_open {
+            true => format!("{verb}  {}", size::human(done)),
+            false => {
+                let (of, all) = (size::human(done.min(total)), size::human(total));
+                format!("{verb}  {:>3}%  {of} / {all}", percent(done, total))
+            }
+        };
+        if self.read_rate > 0.0 {
+            line += &format!("  {}/s read", size::approximate(self.read_rate));
+        }
+        if written > 0 {
+            // A backup tells before it is compressed.
+            let word = if verb == "backup" { "new" } else { "written" };
+            line += &format!("  {} {word}", size::human(written));
+        }
         let left = total.saturating_sub(done) as f64 / self.done_rate;
-        if self.at_s >= 1.0 && left.is_finite() {
+        if !is_open && self.at_s >= 1.0 && left.is_finite() {
             line += &format!("  {} left", time::duration(left.ceil() as u64));
         }
         line
@@ -141,6 +183,7 @@ mod tests {
             done: done * MIB,
             read: read * MIB,
             written: 3 * MIB,
+            is_open: false,
         }
     }
 
@@ -172,19 +215,28 @@ mod tests {
     fn nothing_known_is_nothing_promised() {
         let mut rates = Rates::default();
         rates.update(2.0, &Counts::default());
-        assert_eq!(
-            rates.line("verifying"),
-            "verifying    0%  0 B / 0 B  0 B/s read  0 B written"
-        );
+        assert_eq!(rates.line("verifying"), "verifying    0%  0 B / 0 B");
         assert_eq!(percent(999, 1000), 99);
         assert_eq!(percent(1000, 1000), 100);
         assert_eq!(percent(u64::MAX, u64::MAX), 100);
     }
 
     #[test]
+    fn where_the_total_is_not_known_there_is_no_share_of_it() {
+        let mut rates = Rates::default();
+        let counts = Counts {
+            is_open: true,
+            ..counts(500, 0)
+        };
+        rates.update(2.0, &counts);
+        assert_eq!(rates.line("get"), "get  500.0 MiB  3.0 MiB written");
+    }
+
+    #[test]
     fn a_meter_that_is_not_shown_costs_nothing() {
-        let meter = Meter::start("x", Arc::default(), false);
+        let meter = Meter::start("x", Arc::default(), Shown::Never);
         assert!(meter.running.is_none());
-        drop(Meter::start("x", Arc::default(), true));
+        drop(Meter::start("x", Arc::default(), Shown::Line));
+        drop(Meter::start("x", Arc::default(), Shown::Log));
     }
 }

@@ -33,10 +33,16 @@ pub struct SnapshotReport {
     pub parent: Option<SnapshotId>,
     /// Its disks.
     pub disks: Vec<SnapshotDisk>,
+    /// Sum of the sizes of what is beside the disks, such as the guest's memory.
+    pub files_size: u64,
+    /// What of that is not in holes.
+    pub files_data_bytes: u64,
     /// What the user says about it.
     pub tags: BTreeMap<String, String>,
     /// Whether it must not be forgotten.
     pub protected: bool,
+    /// Whether something counts on it, such as a domain's checkpoint: `show` says what.
+    pub pinned: bool,
     /// When it was last read without a finding, and how much of it.
     pub verified: Option<ShownVerify>,
     /// When it was tried, and how that ended, oldest first.
@@ -198,10 +204,13 @@ impl SnapshotReport {
             time: manifest.time,
             parent: manifest.parent,
             disks: disks.collect(),
+            files_size: sum(manifest.files.iter().map(|file| file.size)),
+            files_data_bytes: sum(manifest.files.iter().map(|file| file.data_bytes)),
             tags: manifest.tags.clone(),
             verified: ShownVerify::last(&snapshot.state),
             proofs: (snapshot.state.proofs.iter().map(ShownProof::of)).collect(),
             protected: snapshot.state.is_protected,
+            pinned: !snapshot.state.pins.is_empty(),
         }
     }
 }
@@ -209,16 +218,13 @@ impl SnapshotReport {
 impl Report for SnapshotsReport {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut table = Table::new(&[
-            "ID", "TIME", "VM", "PARENT", "DISKS", ">SIZE", ">DATA", ">ADDED", "PROVED", "TAGS",
+            "ID", "TIME", "VM", "PARENT", "DISKS", ">SIZE", ">DATA", ">ADDED", "PROVED", "KEPT",
+            "TAGS",
         ]);
         for snapshot in &self.0 {
-            let sum = |value: fn(&SnapshotDisk) -> u64| -> u64 {
-                snapshot
-                    .disks
-                    .iter()
-                    .map(value)
-                    .fold(0, u64::saturating_add)
-            };
+            let of_disks = |value: fn(&SnapshotDisk) -> u64| sum(snapshot.disks.iter().map(value));
+            let size = of_disks(|disk| disk.size).saturating_add(snapshot.files_size);
+            let data = of_disks(|disk| disk.data_bytes).saturating_add(snapshot.files_data_bytes);
             let targets: Vec<&str> = snapshot.disks.iter().map(|disk| &*disk.target).collect();
             table.row([
                 snapshot.id.short(),
@@ -228,19 +234,37 @@ impl Report for SnapshotsReport {
                     .parent
                     .map_or("-".to_owned(), |parent| parent.short()),
                 targets.join(","),
-                size::human(sum(|disk| disk.size)),
-                size::human(sum(|disk| disk.data_bytes)),
-                size::human(sum(|disk| disk.stored_bytes)),
+                size::human(size),
+                size::human(data),
+                size::human(of_disks(|disk| disk.stored_bytes)),
                 match snapshot.proofs.last() {
                     None => "-",
                     Some(proof) if proof.passed => "yes",
                     Some(_) => "FAILED",
                 }
                 .to_owned(),
+                snapshot.kept_line(),
                 tags_line(&snapshot.tags),
             ]);
         }
         table.write(out)
+    }
+}
+
+fn sum(values: impl Iterator<Item = u64>) -> u64 {
+    values.fold(0, u64::saturating_add)
+}
+
+impl SnapshotReport {
+    /// Says why it cannot be forgotten.
+    fn kept_line(&self) -> String {
+        match (self.protected, self.pinned) {
+            (true, true) => "protected, pinned",
+            (true, false) => "protected",
+            (false, true) => "pinned",
+            (false, false) => "",
+        }
+        .to_owned()
     }
 }
 

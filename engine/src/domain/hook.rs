@@ -81,8 +81,8 @@ pub fn run(hooks: &[Hook], phase: Phase, told: &HookEnvironment) -> Result<(), D
         command.arg("-c").arg(&hook.command).stdin(Stdio::null());
         command.env("CAIRN_PHASE", phase.name());
         command.envs(told.variables.iter().map(|(name, value)| (*name, value)));
-        // What a hook prints is no result of ours.
-        command.stdout(Stdio::null());
+        // What a hook prints is for people, and no result of ours.
+        command.stdout(Stdio::from(std::io::stderr()));
         let status = command
             .status()
             .map_err(|error| failed(error.to_string()))?;

@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use cairn_engine::backup::{
@@ -70,6 +71,7 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
         audit_percent: args.audit,
         ..BackupOptions::new(context.threads().get(), &progress, &cancel)
     };
+    let begun = Instant::now();
     let done = engine::backup(&repository, request, &options);
     drop(meter);
     if let (Err(error), Some(parent)) = (&done, parent) {
@@ -83,7 +85,7 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
             context.warn(&format!("bitmaps of before stay in the image: {error}"));
         }
     }
-    let report = BackupReport::of(&done);
+    let report = BackupReport::of(&done, begun.elapsed());
     said(context, &done);
     print(context, &report)
 }
@@ -133,7 +135,7 @@ pub(super) fn said(context: &Context, done: &BackupDone) {
 
 /// Prints what was done. The snapshot is there, whatever becomes of the words about it.
 pub(super) fn print(context: &Context, report: &BackupReport) -> Result<Outcome> {
-    if let Err(error) = context.print(report) {
+    if let Err(error) = context.report(report) {
         let snapshot = report.snapshot;
         context.warn(&format!("snapshot {snapshot} is published, but {error:#}"));
         return Ok(Outcome::Problems);

@@ -1,6 +1,7 @@
 //! The backup of one libvirt domain.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use cairn_engine::domain::backup::{DomainBackupDone, DomainBackupOptions, back_up};
@@ -37,10 +38,10 @@ pub fn run(args: &BackupArgs, name: &str, context: &Context) -> Result<Outcome> 
     let domain = args.domain.connect.domain(name)?;
     let shared = Shared::open(args, context, 1)?;
     let meter = shared.meter();
+    let begun = Instant::now();
     let done = shared.back_up(&domain, &|text| context.warn(text));
     drop(meter);
-    let done = done?;
-    let (report, outcome) = shared.report(done);
+    let (report, outcome) = shared.report(done?, begun.elapsed());
     match (disks::print(context, &report)?, outcome) {
         (Outcome::Done, outcome) => Ok(outcome),
         (problems, _) => Ok(problems),
@@ -115,7 +116,7 @@ impl<'s> Shared<'s> {
     }
 
     /// Says what was done, and how it ended.
-    pub(super) fn report(&self, done: DomainBackupDone) -> (BackupReport, Outcome) {
+    pub(super) fn report(&self, done: DomainBackupDone, took: Duration) -> (BackupReport, Outcome) {
         let DomainBackupDone {
             backup,
             warnings,
@@ -123,7 +124,7 @@ impl<'s> Shared<'s> {
             frozen_ms,
         } = done;
         disks::said(self.context, &backup);
-        let mut report = BackupReport::of(&backup);
+        let mut report = BackupReport::of(&backup, took);
         for warning in warnings {
             self.context.warn(&warning);
             report.warnings.push(warning);

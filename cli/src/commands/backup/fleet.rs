@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use anyhow::Result;
 use cairn_engine::source::libvirt::Domain;
@@ -49,7 +50,7 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
         failed,
         backups,
     };
-    context.print(&report)?;
+    context.report(&report)?;
     Ok(match (report.done, has_problems) {
         _ if shared.cancel.is_cancelled() => Outcome::Interrupted,
         (0, true) => Outcome::Failed,
@@ -80,9 +81,10 @@ fn choose(args: &BackupArgs) -> Result<Vec<Domain>> {
 fn one(shared: &Shared<'_>, domain: &Domain) -> FleetBackup {
     let vm = domain.name().to_owned();
     let say = |text: &str| shared.context.warn(&format!("{vm}: {text}"));
+    let begun = Instant::now();
     match shared.back_up(domain, &say) {
         Ok(done) => {
-            let (report, outcome) = shared.report(done);
+            let (report, outcome) = shared.report(done, begun.elapsed());
             FleetBackup {
                 vm,
                 outcome: match outcome {

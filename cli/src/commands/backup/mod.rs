@@ -59,7 +59,11 @@ Examples:
 With bitmap=auto each backup adds a bitmap before it reads, and the next one counts from that: one
 command does for the first backup and for all others. Nobody may have the image open meanwhile. A
 bitmap made by hand counts from the moment it was added or cleared: that must be when the parent was
-taken. Where anything speaks against it, such as a later snapshot that was forgotten, all is read.";
+taken. Where anything speaks against it, such as a later snapshot that was forgotten, all is read.
+
+MODE in the report: incremental read what has changed since the parent; scan read everything and
+had a parent; full read everything and had none. Of all only what is new was stored: NEW is that
+before compression, STORED after it, REUSED what lay in changed places and was stored before.";
 
 /// Back up virtual machines
 ///

@@ -93,7 +93,7 @@ pub fn run(
     if args.is_folder() {
         write_metadata(snapshot, args.to, args.force)?;
     }
-    context.print(&report)?;
+    context.report(&report)?;
     Ok(Outcome::Done)
 }
 

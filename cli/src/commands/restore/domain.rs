@@ -230,7 +230,7 @@ pub(super) fn report(snapshot: &Snapshot, defined: Defined, context: &Context) -
         size: disk.size,
         written_bytes: disk.written_bytes,
     });
-    context.print(&DomainReport {
+    context.report(&DomainReport {
         snapshot: snapshot.id,
         domain: defined.name,
         uuid: defined.uuid,

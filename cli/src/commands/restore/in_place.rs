@@ -61,7 +61,7 @@ pub fn run(
         written_bytes: disk.written_bytes,
         doubt: disk.doubt,
     });
-    context.print(&InPlaceReport {
+    context.report(&InPlaceReport {
         snapshot: snapshot.id,
         domain: domain.name().to_owned(),
         disks: disks.collect(),
