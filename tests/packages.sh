@@ -54,6 +54,8 @@ command virtlogd libvirt-daemon-system
 command virsh libvirt-clients
 command qemu-system-x86_64 qemu-system-x86
 command busybox busybox-static
+command systemd-analyze systemd
+command man man-db
 command modprobe kmod
 command openssl openssl
 command ssh openssh-client

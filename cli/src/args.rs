@@ -146,6 +146,47 @@ mod tests {
         }
     }
 
+    /// Command lines of the README and of the pages, each on one line.
+    fn documented() -> Vec<String> {
+        let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut pages = vec![top.join("README.md")];
+        let docs = std::fs::read_dir(top.join("docs")).expect("there are pages");
+        pages.extend(docs.map(|entry| entry.expect("listed").path()));
+        let mut lines = Vec::new();
+        for page in pages
+            .iter()
+            .filter(|page| page.extension().is_some_and(|it| it == "md"))
+        {
+            let text = std::fs::read_to_string(page).expect("readable");
+            let text = text.replace("\\\n", " ");
+            let is_block = |number: &usize| number % 2 == 1;
+            let blocks = text.split("\n```").enumerate();
+            let fenced = blocks
+                .filter(|(number, _)| is_block(number))
+                .map(|(_, block)| block);
+            let indented = text.lines().filter_map(|line| line.strip_prefix("    "));
+            let all = fenced.flat_map(str::lines).chain(indented);
+            let ours = all.filter(|line| line.starts_with("cairn ") && !line.contains("$("));
+            lines.extend(ours.map(|line| {
+                let line = line.split(" # ").next().unwrap_or(line);
+                line.trim_end_matches([' ', '&']).to_owned()
+            }));
+        }
+        lines
+    }
+
+    #[test]
+    fn every_line_of_the_pages_is_taken() {
+        let lines = documented();
+        assert!(lines.len() > 40, "{}", lines.len());
+        for line in lines {
+            let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+            if let Err(error) = Cli::try_parse_from(words(&line)) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
     #[test]
     fn global_options_stand_before_or_after_the_command() {
         for line in [

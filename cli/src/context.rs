@@ -64,7 +64,6 @@ impl Context {
         Ok(PathBuf::from(place))
     }
 
-    #[cfg(feature = "libvirt")]
     /// Returns the file with the passphrase, if one is named.
     pub fn password_file(&self) -> Option<&Path> {
         self.global.password_file.as_deref()

@@ -85,7 +85,8 @@ fn every_command_has_an_example_that_its_parser_knows() {
             let Some(called) = called(&helps, line) else {
                 continue;
             };
-            for option in options(line) {
+            // What follows `unit` is another command with its options.
+            for option in options(line).filter(|_| command != "unit") {
                 assert!(knows(called, option), "{command}: {option} in `{line}`");
             }
         }

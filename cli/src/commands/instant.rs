@@ -10,6 +10,7 @@ use crate::instant::{ExportProcess, Places, finish, start_watcher, stop_watcher,
 use crate::output::instant::{
     AbortReport, InstantDiskStatus, InstantReport, InstantStatus, UnitReport,
 };
+use crate::output::unit::{quoted, quoted_path};
 use crate::session;
 
 const EXAMPLES: &str = "\
@@ -266,18 +267,4 @@ fn unit(name: &str, places: &Places, context: &Context) -> Result<()> {
         file_name: format!("cairn-instant-{}.service", record.uuid),
         unit,
     })
-}
-
-/// Returns a word as systemd reads it.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@=+".contains(c);
-    if word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    let word = word.replace('\\', "\\\\").replace('"', "\\\"");
-    format!("\"{}\"", word.replace('%', "%%").replace('$', "$$"))
-}
-
-fn quoted_path(path: &std::path::Path) -> String {
-    quoted(&path.display().to_string())
 }

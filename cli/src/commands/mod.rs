@@ -18,6 +18,7 @@ mod init;
 mod instant;
 mod key;
 mod ls;
+mod man;
 mod mount;
 mod protect;
 #[cfg(feature = "libvirt")]
@@ -32,6 +33,7 @@ mod snapshots;
 mod stats;
 mod umount;
 mod undelete;
+mod unit;
 mod verify;
 
 use anyhow::Result;
@@ -85,7 +87,9 @@ pub enum Command {
     Unprotect(protect::UnprotectArgs),
     Key(key::KeyArgs),
     Analyze(analyze::AnalyzeArgs),
+    Unit(unit::UnitArgs),
     Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
     #[cfg(feature = "libvirt")]
     Guard(guard::GuardArgs),
 }
@@ -124,7 +128,9 @@ pub fn run(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Unprotect(args) => protect::unprotect(args, context),
         Command::Key(args) => key::run(args, context),
         Command::Analyze(args) => analyze::run(args, context),
+        Command::Unit(args) => unit::run(args, context),
         Command::Completions(args) => completions::run(args, context),
+        Command::Man(args) => man::run(args, context),
         #[cfg(feature = "libvirt")]
         Command::Guard(args) => guard::run(args),
     }

@@ -33,6 +33,7 @@ pub mod resting;
 pub mod restore;
 pub mod snapshots;
 pub mod stats;
+pub mod unit;
 pub mod verify;
 
 use std::io::{self, Write};
