@@ -56,6 +56,8 @@ command qemu-system-x86_64 qemu-system-x86
 command busybox busybox-static
 command systemd-analyze systemd
 command man man-db
+command zsh zsh
+command fish fish
 command modprobe kmod
 command openssl openssl
 command ssh openssh-client

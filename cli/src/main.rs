@@ -3,6 +3,7 @@
 mod args;
 mod ask;
 mod commands;
+mod complete;
 mod context;
 mod exit;
 mod files;
@@ -20,7 +21,8 @@ mod session;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use clap_complete::CompleteEnv;
 
 fn main() -> ExitCode {
     // What a reader of a guest's file system panics over becomes an error, which is shown as one.
@@ -30,6 +32,12 @@ fn main() -> ExitCode {
             shown(panic);
         }
     }));
+    if std::env::var_os(complete::VARIABLE).is_some() {
+        complete::be_silent();
+        CompleteEnv::with_factory(args::Cli::command)
+            .var(complete::VARIABLE)
+            .complete();
+    }
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return exit::report_usage(&error),

@@ -19,7 +19,9 @@ use cairn_nbd_export::overlay::{Opened, Origin, Overlay};
 use cairn_nbd_export::server::{Server, ServerOptions};
 use cairn_nbd_export::snapshot::{SnapshotDisk, WithWrites};
 use cairn_nbd_export::stop::Stop;
+use clap_complete::engine::ArgValueCompleter;
 
+use crate::complete;
 use crate::context::Context;
 use crate::exit::{CliError, Outcome};
 use crate::interrupt;
@@ -58,6 +60,7 @@ const OVERLAY_EXTENSION: &str = "overlay";
 pub struct ExportArgs {
     /// Snapshots to serve, all disks of each or one
     #[arg(required = true, value_name = "SNAPSHOT[:TARGET]")]
+    #[arg(add = ArgValueCompleter::new(complete::snapshots))]
     pub snapshots: Vec<String>,
 
     /// Listen on a unix socket

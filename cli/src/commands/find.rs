@@ -14,6 +14,9 @@ use cairn_engine::guest::walk::{Event, Walk};
 use globset::{GlobBuilder, GlobMatcher};
 
 use super::ls::link_target;
+use clap_complete::engine::ArgValueCompleter;
+
+use crate::complete;
 use crate::context::{Context, closed_pipe_is_fine};
 use crate::exit::{CliError, Outcome};
 use crate::files::disks::{Named, warn_of};
@@ -38,6 +41,7 @@ stand for anything but `/`, `**` for any folders, `[a-z]` and `{a,b}` for one of
 pub struct FindArgs {
     /// SNAPSHOT, SNAPSHOT:TARGET or SNAPSHOT:TARGETpN
     #[arg(value_name = "PLACE")]
+    #[arg(add = ArgValueCompleter::new(complete::places))]
     pub place: OsString,
 
     /// What to look for

@@ -4,9 +4,11 @@ use anyhow::Result;
 use cairn_engine::repository::reference::LATEST;
 use cairn_engine::repository::{Snapshot, SnapshotState};
 use cairn_engine::retention::{self, Grace};
+use clap_complete::engine::ArgValueCompleter;
 use jiff::Timestamp;
 
 use crate::ask;
+use crate::complete;
 use crate::context::Context;
 use crate::exit::{CliError, Outcome};
 use crate::output::forget::{ForgetReport, ForgottenSnapshot};
@@ -28,6 +30,7 @@ They rest for the time that `cairn init --grace` set: until then `cairn undelete
 pub struct ForgetArgs {
     /// Snapshots to forget: ids or their first digits, VM@ID or VM@DATE
     #[arg(required = true, value_name = "SNAPSHOT")]
+    #[arg(add = ArgValueCompleter::new(complete::snapshots))]
     pub snapshots: Vec<String>,
 
     /// Only say which they are

@@ -11,8 +11,10 @@ use anyhow::{Context as _, Result};
 use cairn_engine::guest::path::{self, Found, LastLink};
 use cairn_engine::guest::tree::{FileId, FileKind, FileSystem};
 use cairn_engine::progress::Progress;
+use clap_complete::engine::ArgValueCompleter;
 use rustix::fs::{Mode, OFlags};
 
+use crate::complete;
 use crate::context::{Context, closed_pipe_is_fine};
 use crate::exit::{CliError, Outcome};
 use crate::files::disks::{Named, Opened};
@@ -43,6 +45,7 @@ static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 pub struct GetArgs {
     /// SNAPSHOT:TARGET[pN]/path
     #[arg(value_name = "PLACE")]
+    #[arg(add = ArgValueCompleter::new(complete::places))]
     pub place: OsString,
 
     /// Where to [default: the current folder]

@@ -8,7 +8,9 @@ use cairn_engine::guest::open::AreaName;
 use cairn_engine::guest::path::{self, LastLink};
 use cairn_engine::guest::tree::{FileId, FileKind, FileSystem, Stat};
 use cairn_engine::guest::walk::{Event, Walk};
+use clap_complete::engine::ArgValueCompleter;
 
+use crate::complete;
 use crate::context::{Context, closed_pipe_is_fine};
 use crate::exit::Outcome;
 use crate::files::disks::{Named, Opened, only_area};
@@ -33,6 +35,7 @@ Examples:
 pub struct LsArgs {
     /// SNAPSHOT, SNAPSHOT:TARGET or SNAPSHOT:TARGET[pN]/path
     #[arg(value_name = "PLACE")]
+    #[arg(add = ArgValueCompleter::new(complete::places))]
     pub place: OsString,
 
     /// Show kind, mode, owner, size and time as well

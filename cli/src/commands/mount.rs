@@ -7,8 +7,10 @@ use std::process;
 use anyhow::{Context as _, Result};
 use cairn_engine::id::SnapshotId;
 use cairn_engine::repository::Access;
+use clap_complete::engine::ArgValueCompleter;
 use rustix::process::geteuid;
 
+use crate::complete;
 use crate::context::Context;
 use crate::exit::Outcome;
 use crate::mount::error::MountError;
@@ -40,6 +42,7 @@ fetches single files without root.";
 pub struct MountArgs {
     /// SNAPSHOT, SNAPSHOT:TARGET, SNAPSHOT:TARGETpN or SNAPSHOT:TARGET:GROUP/VOLUME
     #[arg(value_name = "PLACE")]
+    #[arg(add = ArgValueCompleter::new(complete::places))]
     pub place: OsString,
 
     /// Folder to mount at

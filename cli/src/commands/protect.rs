@@ -4,7 +4,9 @@ use anyhow::Result;
 use cairn_engine::id::SnapshotId;
 use cairn_engine::repository::{Repository, RepositoryError, Snapshot};
 use cairn_engine::retention;
+use clap_complete::engine::ArgValueCompleter;
 
+use crate::complete;
 use crate::context::Context;
 use crate::exit::Outcome;
 use crate::output::marks::MarkedReport;
@@ -27,6 +29,7 @@ Examples:
 pub struct ProtectArgs {
     /// Snapshots to protect
     #[arg(required = true, value_name = "SNAPSHOT")]
+    #[arg(add = ArgValueCompleter::new(complete::snapshots))]
     pub snapshots: Vec<String>,
 }
 
@@ -36,6 +39,7 @@ pub struct ProtectArgs {
 pub struct UnprotectArgs {
     /// Snapshots that may be forgotten again
     #[arg(required = true, value_name = "SNAPSHOT")]
+    #[arg(add = ArgValueCompleter::new(complete::snapshots))]
     pub snapshots: Vec<String>,
 }
 

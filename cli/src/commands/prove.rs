@@ -15,8 +15,10 @@ use cairn_engine::format::note::Fact;
 use cairn_engine::repository::{Repository, Snapshot};
 use cairn_engine::source::libvirt::Transport;
 use cairn_engine::source::libvirt::xml::Element;
+use clap_complete::engine::ArgValueCompleter;
 use regex::bytes::{Regex, RegexBuilder};
 
+use crate::complete;
 use crate::context::Context;
 use crate::exit::{CliError, Outcome};
 use crate::libvirt::ConnectArgs;
@@ -52,6 +54,7 @@ pub const DIR_DEFAULT: &str = "/var/tmp";
 #[command(after_help = super::with_snapshots(EXAMPLES))]
 pub struct ProveArgs {
     /// Snapshot to boot
+    #[arg(add = ArgValueCompleter::new(complete::snapshots))]
     pub snapshot: String,
 
     #[command(flatten)]

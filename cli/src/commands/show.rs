@@ -1,7 +1,9 @@
 //! `cairn show`: everything about one snapshot.
 
 use anyhow::Result;
+use clap_complete::engine::ArgValueCompleter;
 
+use crate::complete;
 use crate::context::Context;
 use crate::exit::Outcome;
 use crate::output::snapshots::ShowReport;
@@ -18,6 +20,7 @@ Examples:
 #[command(after_help = super::with_snapshots(EXAMPLES))]
 pub struct ShowArgs {
     /// Snapshot to show
+    #[arg(add = ArgValueCompleter::new(complete::snapshots))]
     pub snapshot: String,
 }
 

@@ -3,7 +3,9 @@
 use anyhow::Result;
 use cairn_engine::repository::{Snapshot, UnreadableSnapshot};
 use cairn_engine::retention::Grace;
+use clap_complete::engine::ArgValueCompleter;
 
+use crate::complete;
 use crate::context::Context;
 use crate::exit::Outcome;
 use crate::output::resting::{RestingReport, RestingSnapshot};
@@ -25,6 +27,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct SnapshotsArgs {
     /// Only those of this virtual machine
+    #[arg(add = ArgValueCompleter::new(complete::vms))]
     pub vm: Option<String>,
 
     /// Those that are forgotten and still there, with until when they rest

@@ -8,8 +8,10 @@ use anyhow::Result as AnyResult;
 use cairn_engine::progress::Progress;
 use cairn_engine::repository::Access;
 use cairn_engine::verify::{self, StoredOptions, VerifyOptions, verify_stored};
+use clap_complete::engine::ArgValueCompleter;
 use jiff::Timestamp;
 
+use crate::complete;
 use crate::context::Context;
 use crate::exit::{Outcome, one_line};
 use crate::output::time;
@@ -42,6 +44,7 @@ damaged object is named, with what it hurts.";
 pub struct VerifyArgs {
     /// Snapshots to verify [default: everything that is stored]
     #[arg(value_name = "SNAPSHOT")]
+    #[arg(add = ArgValueCompleter::new(complete::snapshots))]
     pub snapshots: Vec<String>,
 
     /// Leave the data of disks unread

@@ -16,8 +16,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::ValueEnum;
 
+use clap_complete::engine::ArgValueCompleter;
 use work::Work;
 
+use crate::complete;
 use crate::context::Context;
 use crate::exit::Outcome;
 use crate::session::{self, Snapshots};
@@ -48,6 +50,7 @@ domain that the snapshot was made of back, and writes only where they differ.";
 #[command(group = clap::ArgGroup::new("where").required(true))]
 pub struct RestoreArgs {
     /// Snapshot to restore
+    #[arg(add = ArgValueCompleter::new(complete::snapshots))]
     pub snapshot: String,
 
     /// Disk to restore [default: all of them]
