@@ -56,12 +56,8 @@ mod tests {
     #[test]
     fn lines_stay_and_nothing_else_is_obeyed() {
         let mut out = Plain(Vec::new());
-        writeln!(
-            out,
-            "größe {}\n{}",
-            "\u{1b}[2J", "exe.\u{202e}gpj\u{200b}\u{9b}\r"
-        )
-        .expect("memory can be written");
+        let hostile = "exe.\u{202e}gpj\u{200b}\u{9b}\r";
+        writeln!(out, "größe \u{1b}[2J\n{hostile}").expect("memory can be written");
         let text = String::from_utf8(out.0).expect("it is text");
         assert_eq!(
             text,
