@@ -13,6 +13,8 @@ mod listings;
 mod pipes;
 #[path = "tidy/shape.rs"]
 mod shape;
+#[path = "tidy/terminal.rs"]
+mod terminal;
 #[path = "tidy/threads.rs"]
 mod threads;
 #[path = "tidy/tree.rs"]

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::exit::CliError;
 use crate::output::Report;
+use crate::output::terminal::Plain;
 
 /// Returns whether there is somebody who can be asked.
 pub fn is_anyone_there() -> bool {
@@ -21,7 +22,7 @@ pub fn may(plan: &impl Report, question: &str) -> Result<()> {
     let mut shown = Vec::new();
     plan.write_text(&mut shown)?;
     shown.extend(format!("{question} [y/N] ").bytes());
-    io::stderr().write_all(&shown)?;
+    Plain(io::stderr()).write_all(&shown)?;
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
     read.context("cannot read the answer")?;

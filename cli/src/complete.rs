@@ -28,8 +28,8 @@ pub fn be_silent() {
     let null = File::options().read(true).write(true).open("/dev/null");
     if let Ok(null) = null {
         // Without it something may be said, and nothing is lost.
-        drop(rustix::stdio::dup2_stdin(&null));
-        drop(rustix::stdio::dup2_stderr(&null));
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
     }
 }
 

@@ -16,6 +16,7 @@ use crate::folders::Cache;
 use crate::output::Report;
 use crate::output::listing::Form;
 use crate::output::progress::{Meter, Shown};
+use crate::output::terminal::{Plain, say};
 use crate::{interrupt, password};
 
 /// The global options, ready for use.
@@ -128,7 +129,7 @@ impl Context {
 
     /// Prints what was asked for: as text, or as one JSON document.
     pub fn print(&self, report: &impl Report) -> Result<()> {
-        let mut out = io::BufWriter::new(io::stdout().lock());
+        let mut out = self.out();
         let written = if self.global.json {
             serde_json::to_writer_pretty(&mut out, report)
                 .map_err(io::Error::from)
@@ -137,6 +138,15 @@ impl Context {
             report.write_text(&mut out)
         };
         closed_pipe_is_fine(written.and_then(|()| out.flush()))
+    }
+
+    /// Returns where results go. JSON has what is in a name, and text what may be shown of it.
+    pub fn out(&self) -> Box<dyn Write> {
+        let out = io::BufWriter::new(io::stdout().lock());
+        match self.global.json {
+            true => Box::new(out),
+            false => Box::new(Plain(out)),
+        }
     }
 
     /// Returns how a listing of files is to be written.
@@ -151,7 +161,7 @@ impl Context {
     /// Says something beside the result, unless it was asked not to.
     pub fn remark(&self, text: &str) {
         if !self.global.quiet {
-            eprintln!("{text}");
+            say(text);
         }
     }
 
@@ -168,14 +178,14 @@ impl Context {
     /// Says something that only matters to whoever asked for more.
     pub fn detail(&self, text: &str) {
         if self.is_verbose() {
-            eprintln!("{text}");
+            say(text);
         }
     }
 }
 
 /// Says something that must not be missed, whatever the options.
 pub fn warn(text: &str) {
-    eprintln!("warning: {text}");
+    say(&format!("warning: {text}"));
 }
 
 /// Whoever reads stdout may stop reading (`cairn snapshots | head -1`). The work is done by then,

@@ -34,6 +34,7 @@ use cairn_engine::target::TargetError;
 use cairn_engine::verify::VerifyError;
 
 use crate::mount::error::MountError;
+use crate::output::terminal::say;
 
 /// The exit codes, for `--help`.
 pub const TABLE: &str = "\
@@ -112,9 +113,9 @@ pub enum CliError {
 pub fn report(error: &Error, is_json: bool) -> ExitCode {
     let outcome = outcome_of(error);
     let (message, hint) = (one_line(error), hint_for(error));
-    eprintln!("cairn: {message}");
+    say(&format!("cairn: {message}"));
     if let Some(hint) = &hint {
-        eprintln!("hint: {hint}");
+        say(&format!("hint: {hint}"));
     }
     if is_json {
         let class = class_of(error, outcome);
@@ -456,6 +457,9 @@ fn repository_hint(error: &RepositoryError) -> Option<&'static str> {
             "do not trust it if you encrypted it; else leave CAIRN_PASSWORD and \
              --password-file out",
         ),
+        RepositoryError::Downgraded { .. } => {
+            Some("do not trust it: all that is stored there would be stored in the clear")
+        }
         RepositoryError::ConfigForged
         | RepositoryError::Document {
             object: Name::Config,

@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail};
+use cairn_engine::{child, printable};
 use zeroize::Zeroizing;
 
 use crate::context::warn;
@@ -15,8 +16,8 @@ use crate::exit::CliError;
 
 /// A passphrase is a line; anything longer is the wrong file.
 const LEN_MAX: u64 = 64 * 1024;
-const VARIABLE: &str = "CAIRN_PASSWORD";
-const COMMAND: &str = "CAIRN_PASSWORD_COMMAND";
+const VARIABLE: &str = child::PASSPHRASE;
+const COMMAND: &str = child::PASSPHRASE_COMMAND;
 /// The folder in which systemd gives a service its credentials, and the name of ours there.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 const CREDENTIAL: &str = "cairn.password";
@@ -121,7 +122,7 @@ fn from_file(path: &Path) -> Result<Zeroizing<String>> {
 
 /// Returns the first line that a command prints.
 fn from_command(command: &OsString) -> Result<Zeroizing<String>> {
-    let mut shell = Command::new("sh");
+    let mut shell = child::program("sh");
     shell.arg("-c").arg(command).stdout(Stdio::piped());
     let child = shell.spawn();
     let mut child = child.with_context(|| format!("cannot run the command of {COMMAND}"))?;
@@ -159,7 +160,8 @@ fn prompt(text: &str) -> Result<Zeroizing<String>> {
     if !io::stdin().is_terminal() && !io::stderr().is_terminal() {
         return Err(CliError::NoPassphrase.into());
     }
-    let typed = rpassword::prompt_password(text).map_err(|_| CliError::NoPassphrase)?;
+    let typed =
+        rpassword::prompt_password(printable::text(text)).map_err(|_| CliError::NoPassphrase)?;
     not_empty(Zeroizing::new(typed))
 }
 

@@ -4,11 +4,13 @@
 //! `docs/ARCHITECTURE.md` is the map.
 
 mod cache;
+pub mod child;
 pub mod extent;
 pub mod id;
 pub mod image_lock;
 pub mod limits;
 pub mod pool;
+pub mod printable;
 pub mod progress;
 pub mod spill;
 pub mod threads;

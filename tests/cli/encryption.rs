@@ -73,7 +73,28 @@ fn encryption_cannot_be_switched_off_unseen() {
     let kept = settings.clone();
     settings["encryption"] = serde_json::Value::Null;
     fs::write(&config, settings.to_string()).expect("config can be written");
-    world.run(["snapshots"]).refused(13, "not encrypted");
+    let proof = "was encrypted when it was opened from here last";
+    world.run(["snapshots"]).refused(13, proof);
+    world.raw("a.raw", &disk(101, MIB));
+    let backup = ["backup", "web1", "--disk", "vda=a.raw"];
+    // Without a passphrase at hand nothing is asked either: there is no terminal to ask at.
+    for args in [
+        &["snapshots"][..],
+        &["verify", "--stored"],
+        &["key", "list"],
+        &backup,
+    ] {
+        let mut nobody = world.command(args);
+        Ran::of(nobody.env_remove("CAIRN_PASSWORD")).refused(13, proof);
+    }
+    assert_eq!(
+        world.stored("packs").len() + world.stored("snapshots").len(),
+        0
+    );
+    let mut stranger = world.command(["snapshots"]);
+    Ran::of(stranger.env("XDG_CACHE_HOME", world.path("another"))).refused(14, "not encrypted");
+    world.ok(["repair", "--config"]);
+    world.ok(["snapshots"]);
     let mut settings = kept;
     settings["chunker"]["average"] = (1 << 20).into();
     fs::write(&config, settings.to_string()).expect("config can be written");

@@ -32,7 +32,7 @@ fn tellers(file: &Path) -> Vec<String> {
          ${{CAIRN_STATUS:--}} ${{CAIRN_SNAPSHOT:--}} \
          $(virsh -q backup-dumpxml $CAIRN_DOMAIN >/dev/null 2>&1 && echo job || echo none) \
          $(virsh -q qemu-agent-command $CAIRN_DOMAIN '{{\"execute\":\"guest-fsfreeze-status\"}}' \
-         2>/dev/null | grep -o 'frozen\\|thawed')\" >> {}",
+         2>/dev/null | grep -o 'frozen\\|thawed') ${{CAIRN_PASSWORD-untold}}\" >> {}",
         text(file)
     );
     let hooks = PHASES
@@ -78,7 +78,7 @@ fn nothing_left(lab: &Lab, domain: &Domain<'_>) {
 
 #[test]
 fn a_guest_is_frozen_while_it_must_be_and_never_longer() {
-    let (lab, world) = (Lab::shared(), World::new());
+    let (lab, world) = (Lab::shared(), World::encrypted());
     let domain = lab.guest_with("hooked", &[("vda", 64 * MIB)]);
     hooks_run_in_their_order(lab, &world, &domain);
     a_hook_that_fails_ends_the_backup(lab, &world, &domain);
@@ -109,6 +109,11 @@ fn hooks_run_in_their_order(lab: &Lab, world: &World, domain: &Domain<'_>) {
     assert_eq!(column(&told, 6), jobs);
     let held = ["thawed", "thawed", "frozen", "thawed", "thawed", "thawed"];
     assert_eq!(column(&told, 7), held);
+    assert_eq!(
+        column(&told, 8),
+        ["untold"; 6],
+        "no hook has the passphrase"
+    );
 }
 
 fn a_hook_that_fails_ends_the_backup(lab: &Lab, world: &World, domain: &Domain<'_>) {

@@ -228,6 +228,13 @@ fn encryption_cannot_be_switched_off_unseen() {
     .expect("writable");
     assert!(matches!(
         encrypted.try_open(),
+        Err(RepositoryError::Downgraded { .. })
+    ));
+    // Who never saw it, and gives a passphrase.
+    let mut stranger = encrypted.options();
+    stranger.cache.set_extension("another");
+    assert!(matches!(
+        open_at(&encrypted.path(), &stranger, Some("correct horse")),
         Err(RepositoryError::NotEncrypted)
     ));
 

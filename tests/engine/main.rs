@@ -13,6 +13,7 @@ mod damage_flips;
 mod damage_hurts;
 mod damage_objects;
 mod disk_full;
+mod downgrade;
 mod encryption;
 mod encryption_keys;
 mod fastcdc_vectors;

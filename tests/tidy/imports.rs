@@ -10,11 +10,13 @@ use crate::tree::{TextFile, rust_files};
 const LAYERS: &[&[&str]] = &[
     &[
         "cache",
+        "child",
         "extent",
         "id",
         "image_lock",
         "limits",
         "pool",
+        "printable",
         "progress",
         "spill",
         "sys",

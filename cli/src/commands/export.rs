@@ -1,6 +1,5 @@
 //! `cairn export`: disks of snapshots over NBD.
 
-use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +25,7 @@ use crate::context::Context;
 use crate::exit::{CliError, Outcome};
 use crate::interrupt;
 use crate::output::export::{ExportReport, ExportedDisk, Place, uri};
+use crate::output::terminal::say;
 use crate::output::{size, time};
 use crate::session::{self, Snapshots};
 
@@ -386,8 +386,7 @@ fn logger(context: &Context) -> Arc<Log> {
     let is_verbose = context.is_verbose();
     Arc::new(move |event: &Event<'_>| {
         if let Some(line) = line_of(event, is_verbose) {
-            // Guests are served on when nobody reads what is said of them.
-            drop(writeln!(io::stderr(), "{line}"));
+            say(&line);
         }
     })
 }

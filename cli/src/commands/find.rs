@@ -65,11 +65,10 @@ pub fn run(args: &FindArgs, context: &Context) -> Result<Outcome> {
         return Err(CliError::Usage(text.to_owned()).into());
     }
     let snapshot = named.snapshot.id.to_hex();
-    let out = io::BufWriter::new(io::stdout().lock());
     let mut find = Find {
         context,
         pattern,
-        listing: Listing::begin(out, context.form(args.long), &snapshot)?,
+        listing: Listing::begin(context.out(), context.form(args.long), &snapshot)?,
         problems: 0,
     };
     let mut is_found = wanted.is_none();

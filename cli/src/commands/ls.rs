@@ -65,8 +65,7 @@ pub fn run(args: &LsArgs, context: &Context) -> Result<Outcome> {
     let found = found.with_context(|| format!("{}{}", opened.name, shown(&opened.path)))?;
     let stat = file_system.stat(found.id)?;
     let form = context.form(args.long);
-    let out = io::BufWriter::new(io::stdout().lock());
-    let listing = Listing::begin(out, form, &snapshot)?;
+    let listing = Listing::begin(context.out(), form, &snapshot)?;
     let mut ls = Ls {
         context,
         opened: &opened,

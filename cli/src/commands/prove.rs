@@ -4,6 +4,7 @@ mod accel;
 mod serve;
 mod trial;
 
+use cairn_engine::printable::is_printable;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -202,7 +203,7 @@ fn verdict(args: &ProveArgs, tried: &Tried) -> String {
         words.push_str("; ran ");
         words.push_str(command);
     }
-    let plain = words.chars().filter(|c| !c.is_control());
+    let plain = words.chars().filter(|c| is_printable(*c));
     plain.take(VERDICT_LEN_MAX).collect()
 }
 

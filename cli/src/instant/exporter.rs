@@ -12,9 +12,10 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use cairn_engine::child;
 use cairn_engine::domain::instant::{Exporter, Record};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
@@ -140,7 +141,7 @@ impl Exporter for ExportProcess<'_> {
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         let log = File::options().create(true).append(true).open(&self.log)?;
         let record = self.record;
-        let mut command = Command::new(&self.program);
+        let mut command = child::fellow(&self.program);
         command.arg("-r").arg(&record.repository);
         if let Some(file) = &record.password_file {
             command.arg("--password-file").arg(file);

@@ -1,13 +1,13 @@
 //! The process that watches over an instant restore.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use cairn_engine::child;
 use cairn_engine::domain::instant::{Record, StateFolder, Supervision, supervise};
 use cairn_engine::format::note::Fact;
 use cairn_engine::repository::Repository;
@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{ExportProcess, Places};
 use crate::context::Context;
 use crate::exit::CliError;
-use crate::output::time;
+use crate::output::{terminal, time};
 use crate::session;
 
 /// How long a started watcher may take until the export serves: an index may have to be rebuilt.
@@ -38,7 +38,7 @@ pub fn start_watcher(record: &Record, places: &Places) -> Result<()> {
     let log_path = states.log(&record.uuid);
     let log = File::options().create(true).append(true).open(&log_path);
     let log = log.with_context(|| format!("cannot write {}", log_path.display()))?;
-    let mut command = Command::new(program()?);
+    let mut command = child::fellow(program()?);
     command.arg("-r").arg(&record.repository);
     if let Some(file) = &record.password_file {
         command.arg("--password-file").arg(file);
@@ -107,12 +107,7 @@ pub fn watch(name: &str, places: &Places, context: &Context) -> Result<()> {
     let mut exporter = ExportProcess::new(&record, program()?, states.log(&record.uuid));
     let mut say = |text: &str| {
         let now = time::local(jiff::Timestamp::now());
-        // Nobody reads what cannot be written.
-        drop(writeln!(
-            std::io::stderr(),
-            "{now} {}: {text}",
-            record.domain
-        ));
+        terminal::say(&format!("{now} {}: {text}", record.domain));
     };
     let ended = supervise(&mut exporter, &states, record.clone(), &cancel, &mut say)?;
     match ended {

@@ -6,9 +6,10 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context as _, Result};
+use cairn_engine::child;
 
 use crate::context::closed_pipe_is_fine;
 use crate::exit::Outcome;
@@ -24,7 +25,7 @@ pub fn is_the_one_that_stays() -> bool {
 /// Starts the process that stays, passes on what it prints, and returns its outcome as a code.
 pub fn start() -> Result<u8> {
     let program = std::env::current_exe().context("cannot find this program again")?;
-    let mut child = Command::new(program)
+    let mut child = child::fellow(program)
         .args(std::env::args_os().skip(1))
         .env(STAYS, "1")
         .stdout(Stdio::piped())

@@ -16,6 +16,9 @@ use fuser::{
     ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, Session, WriteFlags,
 };
 
+use crate::context;
+use crate::files::described;
+
 /// Nothing here ever changes its name or its size.
 const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most bytes of one request: what the kernel allows without a setting of its own.
@@ -88,7 +91,7 @@ pub fn serve(
     let session = Session::new(volumes, folder, &config)?;
     let thread = Joined::start("fuse", move || {
         if let Err(error) = session.run() {
-            eprintln!("warning: the volumes are served no longer: {error}");
+            context::warn(&format!("the volumes are served no longer: {error}"));
         }
         at_end();
     })?;
@@ -127,13 +130,7 @@ impl Volumes {
     /// Returns what the kernel is told about a failure, and says the rest to the user.
     fn failed(&self, file: &VolumeFile, error: &DiskError) -> Errno {
         if self.failures.fetch_add(1, Ordering::Relaxed) < FAILURES_SAID_MAX {
-            let mut text = format!("warning: {}: {error}", file.name);
-            let mut cause = std::error::Error::source(error);
-            while let Some(inner) = cause {
-                text.push_str(&format!(": {inner}"));
-                cause = inner.source();
-            }
-            eprintln!("{text}");
+            context::warn(&format!("{}: {}", file.name, described(error)));
         }
         match error {
             DiskError::Overlay { source, .. } if source.raw_os_error().is_some() => {

@@ -14,6 +14,7 @@ use super::loop_device::LoopDevice;
 use super::run_folder::RunFolder;
 use super::teardown;
 use super::volumes::{Skipped, Volume, Volumes};
+use crate::context;
 use crate::exit::Outcome;
 use crate::interrupt::Listening;
 
@@ -316,7 +317,7 @@ impl Drop for Mounted {
         if teardown::take_down(&self.run).is_err() {
             // Someone was quick to use it, or it hangs: then at least it ends with its users.
             drop(teardown::detach(&self.run));
-            let mut say = |text: &str| eprintln!("warning: {text}");
+            let mut say = |text: &str| context::warn(text);
             drop(self.cut_off(Outcome::Failed, &mut say));
         } else {
             drop(self.finish());

@@ -3,7 +3,9 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
+
+use cairn_engine::child;
 
 use super::error::MountError;
 
@@ -35,7 +37,7 @@ impl Tool {
     ///
     /// A signal from the terminal does not reach it: it is for us to undo what it did.
     pub fn output(self, args: &[&OsStr]) -> Result<Output, MountError> {
-        let mut command = Command::new(self.program);
+        let mut command = child::program(self.program);
         command
             .args(args)
             .env("LC_ALL", "C")

@@ -4,6 +4,7 @@ pub mod plot;
 pub mod progress;
 pub mod size;
 pub mod table;
+pub mod terminal;
 pub mod time;
 
 pub mod analyze;

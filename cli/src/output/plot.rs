@@ -3,6 +3,7 @@
 //! The drawing is plain text: no fonts are embedded and nothing is fetched, so that a browser, a
 //! word processor and `rsvg-convert` show the same.
 
+use cairn_engine::printable::is_printable;
 use std::fmt::Write as _;
 
 use super::size;
@@ -286,7 +287,7 @@ fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\u{fffe}' | '\u{ffff}' => {}
-            _ if character.is_control() => escaped.push(' '),
+            _ if !is_printable(character) => escaped.push(' '),
             _ => escaped.push(character),
         }
     }

@@ -9,6 +9,7 @@ use cairn_engine::progress::Progress;
 use cairn_engine::threads::Joined;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::terminal::say;
 use super::{size, time};
 
 const REDRAW: Duration = Duration::from_millis(200);
@@ -71,7 +72,7 @@ fn log(verb: &str, progress: &Progress, stopped: &Receiver<()>) {
     let mut rates = Rates::default();
     while stopped.recv_timeout(LOGGED) == Err(RecvTimeoutError::Timeout) {
         rates.update(begun.elapsed().as_secs_f64(), &Counts::of(progress));
-        eprintln!("{}", rates.line(verb));
+        say(&rates.line(verb));
     }
 }
 

@@ -194,7 +194,7 @@ impl Report for Repaired {
             self.written_packs
         )?;
         for writer in &self.writers {
-            writeln!(out, "at work      {writer}")?;
+            writeln!(out, "at work      {}", printable(writer.clone()))?;
         }
         if !self.writers.is_empty() {
             return writeln!(out, "run `cairn repair` again when they have ended");

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use cairn_engine::printable::{self, is_printable};
+
 /// Rows under a heading, as wide as they need to be.
 #[derive(Debug)]
 pub struct Table {
@@ -84,13 +86,10 @@ impl Table {
 
 /// Makes a text that came from outside safe for a terminal.
 pub fn printable(text: String) -> String {
-    if text.chars().any(char::is_control) {
-        return text
-            .chars()
-            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-            .collect();
+    match text.chars().all(is_printable) {
+        true => text,
+        false => printable::text(&text),
     }
-    text
 }
 
 #[cfg(test)]

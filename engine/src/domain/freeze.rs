@@ -6,7 +6,7 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::after;
@@ -14,6 +14,7 @@ use crossbeam_channel::after;
 use super::DomainError;
 use super::pipe::Reading;
 use super::run_folder::tell;
+use crate::child;
 use crate::source::libvirt::{Connection, Domain, DomainState};
 
 /// How long a guest may be held still.
@@ -115,7 +116,7 @@ struct Guard {
 impl Guard {
     fn arm(program: &GuardProgram, domain: &Domain, held: Held) -> Result<Self, DomainError> {
         let failed = |reason: String| DomainError::NotFrozen { reason };
-        let mut command = Command::new(&program.program);
+        let mut command = child::program(&program.program);
         command
             .args(&program.args)
             .args([domain.connection().uri(), domain.uuid(), held.name()]);

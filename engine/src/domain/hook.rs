@@ -1,8 +1,9 @@
 //! The user's own commands, run at fixed moments of a backup.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use super::DomainError;
+use crate::child;
 
 /// When a hook runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +78,7 @@ pub fn run(hooks: &[Hook], phase: Phase, told: &HookEnvironment) -> Result<(), D
         reason,
     };
     for hook in hooks.iter().filter(|hook| hook.phase == phase) {
-        let mut command = Command::new("/bin/sh");
+        let mut command = child::program("/bin/sh");
         command.arg("-c").arg(&hook.command).stdin(Stdio::null());
         command.env("CAIRN_PHASE", phase.name());
         command.envs(told.variables.iter().map(|(name, value)| (*name, value)));

@@ -2,13 +2,14 @@
 //! so they are committed back into the images whatever happens, and removed only after that.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::after;
 use serde::{Deserialize, Serialize};
 
 use super::DomainError;
+use crate::child;
 use crate::source::libvirt::xml::{DiskSource, DomainDescription, Element};
 use crate::source::libvirt::{Domain, DomainState, LibvirtError, Reason};
 
@@ -197,7 +198,7 @@ impl Overlay {
     }
 
     fn run_commit(&self) -> Result<()> {
-        let mut command = Command::new("qemu-img");
+        let mut command = child::program("qemu-img");
         // Without emptying the overlay, which is removed. Bitmaps in the image record the writes.
         command.args(["commit", "-q", "-d", "-f", "qcow2", "--"]);
         command.arg(&self.path).stdin(Stdio::null());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::id::{PackId, SessionId, SnapshotId};
+use crate::printable;
 use crate::progress::{Cancel, Progress};
 use crate::repository::grace::Grace;
 use crate::source::RateLimit;
@@ -88,7 +89,11 @@ impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let command = self.command.as_deref().unwrap_or("something unknown");
         match (&self.host, self.pid) {
-            (Some(host), Some(pid)) => write!(f, "`{command}` (process {pid} on {host})"),
+            (Some(host), Some(pid)) => {
+                // A session's file may hold anything.
+                let (command, host) = (printable::text(command), printable::text(host));
+                write!(f, "`{command}` (process {pid} on {host})")
+            }
             _ => write!(f, "session {}", self.session),
         }
     }
@@ -140,4 +145,23 @@ pub struct GcReport {
     pub was_full: bool,
     /// Writers that it would have had to wait for longer.
     pub waiting_for: Vec<Waiting>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_session_says_of_itself_is_shown() {
+        let waiting = Waiting {
+            session: SessionId::from_bytes([1; 16]),
+            command: Some("backup\nhint: \u{202e}".to_owned()),
+            host: Some("h\u{1b}[2J".to_owned()),
+            pid: Some(7),
+            started: None,
+            is_stopped: false,
+        };
+        let said = "`backup\u{fffd}hint: \u{fffd}` (process 7 on h\u{fffd}[2J)";
+        assert_eq!(waiting.to_string(), said);
+    }
 }

@@ -5,6 +5,8 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::printable::is_printable;
+
 /// Most processes that are named.
 const NAMED_MAX: usize = 3;
 
@@ -46,7 +48,7 @@ fn describe(process: &Path, number: u32) -> String {
     let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
     let arguments = fs::read(process.join("cmdline")).unwrap_or_default();
     let guest = guest(&arguments).map(|guest| format!(", guest {guest}"));
-    let name: String = name.trim().chars().filter(|c| !c.is_control()).collect();
+    let name: String = name.trim().chars().filter(|c| is_printable(*c)).collect();
     format!("{name} (process {number}{})", guest.unwrap_or_default())
 }
 
@@ -57,7 +59,11 @@ fn guest(arguments: &[u8]) -> Option<String> {
     let name = String::from_utf8_lossy(arguments.next()?).into_owned();
     let name = name.split(',').next()?;
     let name = name.strip_prefix("guest=").unwrap_or(name);
-    let name: String = name.chars().filter(|c| !c.is_control()).take(100).collect();
+    let name: String = name
+        .chars()
+        .filter(|c| is_printable(*c))
+        .take(100)
+        .collect();
     (!name.is_empty()).then_some(name)
 }
 

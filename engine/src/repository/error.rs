@@ -56,6 +56,18 @@ pub enum RepositoryError {
     /// A passphrase was given, and the repository says that it is not encrypted.
     #[error("a passphrase was given, but the repository is not encrypted")]
     NotEncrypted,
+    /// This client knows the place as an encrypted repository's, and it says that it is none.
+    #[error(
+        "{location} was encrypted when it was opened from here last, and says now that it is not. \
+         If you made it anew yourself, delete {}",
+        proof.display()
+    )]
+    Downgraded {
+        /// The repository's place.
+        location: String,
+        /// The copy of `config` that says so.
+        proof: PathBuf,
+    },
     /// The settings were changed by someone without the key.
     #[error("the settings in `config` fail their authentication")]
     ConfigForged,
@@ -158,6 +170,7 @@ impl RepositoryError {
             ),
             Self::NameMismatch { .. }
             | Self::ConfigForged
+            | Self::Downgraded { .. }
             | Self::NoKeySlots
             | Self::MissingNode(_)
             | Self::DamagedNode { .. }

@@ -42,4 +42,5 @@ pub use search::Copies;
 pub(crate) use search::weightiest;
 pub use snapshots::{Snapshot, SnapshotList, UnreadableSnapshot};
 pub use spare::PutBack;
+pub(crate) use spare::check_encryption;
 pub use verified::ALL_CHUNKS;

@@ -60,6 +60,15 @@ impl OpenOptions {
         blake3::hash(place.as_bytes()).to_hex().to_string()
     }
 
+    /// Returns what tells the place as it was named, where links lead elsewhere from there. Whoever
+    /// can make a link of the folder must not make it one that was never seen.
+    pub(super) fn named_place(&self) -> Option<String> {
+        let local = std::path::absolute(self.local.as_ref()?).ok()?;
+        let leads_on = std::fs::canonicalize(&local).is_ok_and(|place| place != local);
+        let name = || blake3::hash(local.as_os_str().as_encoded_bytes());
+        leads_on.then(|| name().to_hex().to_string())
+    }
+
     /// Returns the folder of what this client remembers of a repository. A copy elsewhere has the
     /// same id, and packs, snapshots and sessions of its own.
     pub(super) fn folder_of(&self, storage: &dyn Storage, repository: RepositoryId) -> PathBuf {
@@ -150,7 +159,8 @@ impl Repository {
     /// where one is needed; what it answers in vain is a wrong passphrase.
     ///
     /// `given` tells that the user gave a passphrase: an unencrypted `config` is refused then, so
-    /// that nobody can switch encryption off unseen.
+    /// that nobody can switch encryption off unseen; and so it is, whatever is given, where this
+    /// client knows the place as an encrypted repository's.
     pub fn open<E: From<RepositoryError>>(
         storage: SharedStorage,
         options: &OpenOptions,
@@ -158,6 +168,7 @@ impl Repository {
         passphrase: impl FnOnce() -> Result<Passphrase, E>,
     ) -> Result<Arc<Self>, E> {
         let (stored, config) = read_config(&*storage)?;
+        spare::check_encryption(&*storage, options, &config)?;
         let keys = match &config.encryption {
             None if given => return Err(RepositoryError::NotEncrypted.into()),
             None => Keys::plain(config.repository_id),

@@ -37,6 +37,13 @@ impl Spare {
         Self(options.cache.join("spare").join(name))
     }
 
+    /// Returns what is kept of where the repository is, and of the link that was named.
+    fn of_all_names(storage: &dyn Storage, options: &OpenOptions) -> impl Iterator<Item = Self> {
+        let named = options.named_place();
+        let named = named.map(|name| Self(options.cache.join("spare").join(name)));
+        [Self::of(storage, options)].into_iter().chain(named)
+    }
+
     fn file(&self, name: Name) -> PathBuf {
         self.0.join(name.path())
     }
@@ -45,6 +52,13 @@ impl Spare {
         let path = self.file(name);
         let len = std::fs::metadata(&path).ok()?.len();
         (len <= SMALL_DOCUMENT_LEN_MAX).then(|| std::fs::read(path).ok())?
+    }
+
+    /// Returns whether what was here was encrypted.
+    fn is_encrypted(&self) -> bool {
+        let kept = self.read(Name::Config);
+        let kept = kept.and_then(|stored| Config::decode(&stored).ok());
+        kept.is_some_and(|kept| kept.encryption.is_some())
     }
 
     /// Keeps a copy. One that cannot be kept is none: it protects, and must not be in the way.
@@ -81,10 +95,34 @@ impl Spare {
     }
 }
 
+/// Fails if a `config` says that a repository is not encrypted which was, when this client opened
+/// it last: whoever can write to the storage could have all that comes stored in the clear.
+///
+/// To be asked before anything is asked of the user, stored, or remembered: the copy is the proof.
+pub(crate) fn check_encryption(
+    storage: &dyn Storage,
+    options: &OpenOptions,
+    config: &Config,
+) -> Result<(), RepositoryError> {
+    if config.encryption.is_some() {
+        return Ok(());
+    }
+    let mut spares = Spare::of_all_names(storage, options);
+    match spares.find(Spare::is_encrypted) {
+        Some(spare) => Err(RepositoryError::Downgraded {
+            location: storage.location(),
+            proof: spare.file(Name::Config),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Keeps copies of a `config` whose MAC was checked, and of the key slots that can be read.
 pub(super) fn keep(storage: &dyn Storage, options: &OpenOptions, config: &[u8]) {
+    for spare in Spare::of_all_names(storage, options) {
+        spare.keep(Name::Config, config);
+    }
     let spare = Spare::of(storage, options);
-    spare.keep(Name::Config, config);
     for listed in storage.list(Area::Keys).unwrap_or_default() {
         if let Name::Key(id) = listed.name
             && spare.slot(id).is_none()

@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 
+use crate::child;
+
 /// Adds a dirty bitmap: from now on QEMU marks in it what is written.
 ///
 /// # Errors
@@ -31,7 +33,7 @@ pub fn remove(image: &Path, name: &str) -> io::Result<()> {
 ///
 /// As [`add`].
 pub fn names(image: &Path) -> io::Result<Vec<String>> {
-    let mut command = Command::new("qemu-img");
+    let mut command = child::program("qemu-img");
     command.args(["info", "--output=json", "-f", "qcow2", "--"]);
     let said = run(command.arg(image))?;
     let info: Info = serde_json::from_slice(&said)?;
@@ -63,7 +65,7 @@ struct Bitmap {
 }
 
 fn change(what: &str, image: &Path, name: &str) -> io::Result<()> {
-    let mut command = Command::new("qemu-img");
+    let mut command = child::program("qemu-img");
     command.args(["bitmap", what, "-f", "qcow2", "--"]);
     run(command.arg(image).arg(name)).map(drop)
 }

@@ -318,7 +318,7 @@ pub(super) fn printable(text: &[u8]) -> String {
     const SHOWN_MAX: usize = 200;
     let text = String::from_utf8_lossy(text);
     let mut shown: String = (text.chars().take(SHOWN_MAX))
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(crate::printable::shown)
         .collect();
     if text.chars().nth(SHOWN_MAX).is_some() {
         shown.push('…');

@@ -19,7 +19,9 @@ use crate::limits::{MANIFEST_LEN_MAX, MIB, SMALL_DOCUMENT_LEN_MAX};
 use crate::pack::{PackError, ParityState};
 use crate::pool;
 use crate::progress::{Cancel, Progress};
-use crate::repository::{Condition, Depth, OpenOptions, RepositoryError, read_config};
+use crate::repository::{
+    Condition, Depth, OpenOptions, RepositoryError, check_encryption, read_config,
+};
 use crate::storage::{Area, Name, SharedStorage, StorageError};
 
 /// How stored bytes are verified.
@@ -46,6 +48,7 @@ pub fn verify_stored(
     options: &StoredOptions<'_>,
 ) -> Result<VerifyReport, VerifyError> {
     let (_, config) = read_config(&**storage)?;
+    check_encryption(&**storage, open, &config)?;
     let percent = config.parity_percent;
     let file = open.readings_file(&**storage, config.repository_id);
     let (depth, now) = (Depth::Stored, options.now);

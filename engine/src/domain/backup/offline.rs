@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use jiff::Timestamp;
 
@@ -20,6 +20,7 @@ use super::scratch::Scratch;
 use super::view::{Hold, Run, View};
 use super::watch::{Look, Trouble, Watch};
 use crate::backup::DiskRequest;
+use crate::child;
 use crate::domain::DomainError;
 use crate::domain::hook::{self, Phase};
 use crate::domain::run_folder::{RunFolder, RunRecord};
@@ -280,7 +281,7 @@ fn request(run: &Run<'_>, planned: &PlannedDisk) -> Result<DiskRequest, DomainEr
 
 /// Lets `qemu-img` change an image's bitmaps.
 fn qemu_img(what: &[&str], image: &Path, bitmap: &str) -> Result<(), DomainError> {
-    let mut command = Command::new("qemu-img");
+    let mut command = child::program("qemu-img");
     command
         .args(what)
         .args(["-f", "qcow2", "--"])

@@ -17,6 +17,7 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded};
 
 use super::scratch::Room;
+use crate::child;
 use crate::domain::DomainError;
 use crate::domain::pipe::Reading;
 use crate::limits::MIB;
@@ -116,7 +117,7 @@ impl Host {
 
     /// Returns ssh, which will run a script.
     fn command(&self, more: &[&str], script: &str) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = child::program(&self.program);
         command.args(&self.args);
         // A percent sign begins a token there.
         let control = self.control.to_string_lossy().replace('%', "%%");

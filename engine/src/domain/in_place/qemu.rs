@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{InPlaceError, Result};
+use crate::child;
 use crate::source::libvirt::ImageLock;
 
 /// What an image holds beside its disk.
@@ -20,7 +21,7 @@ pub(super) struct Info {
 
 /// Asks for what an image holds. Changes nothing, and minds no lock.
 pub(super) fn info(path: &Path, format: &str) -> Result<Info> {
-    let mut command = Command::new("qemu-img");
+    let mut command = child::program("qemu-img");
     command
         .args(["info", "--output=json"])
         .arg(named(&image(path, format)));
@@ -61,7 +62,7 @@ pub(super) fn remove_bitmap(path: &Path, name: &str, lock: &ImageLock) -> Result
     {
         return Ok(());
     }
-    let mut command = Command::new("qemu-img");
+    let mut command = child::program("qemu-img");
     command
         .args(["bitmap", "--remove"])
         .arg(named(&image(path, "qcow2")))
@@ -75,7 +76,7 @@ pub(super) fn remove_bitmap(path: &Path, name: &str, lock: &ImageLock) -> Result
 pub(super) fn commit(overlay: &Path, below: &Path, format: &str, lock: &ImageLock) -> Result<()> {
     let mut top = image(overlay, "qcow2");
     top["backing"] = image(below, format);
-    let mut command = Command::new("qemu-img");
+    let mut command = child::program("qemu-img");
     // The overlay keeps what it holds: a crash may come before the disk is durable.
     command.args(["commit", "-q", "-d"]).arg(named(&top));
     give_lock(&mut command, lock, below)?;

@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
+use crate::child;
 use crate::storage::sync_file;
 
 const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
@@ -37,7 +38,7 @@ fn escaped(text: &str) -> String {
 ///
 /// Durable on return.
 pub fn create(path: &Path, size: u64, uri: &str) -> io::Result<()> {
-    let mut command = Command::new("qemu-img");
+    let mut command = child::program("qemu-img");
     command.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-u", "-b", uri]);
     // A path with a colon would be taken for a protocol.
     let mut file = std::ffi::OsString::from("file:");

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::printable::is_printable;
+
 /// Bytes that are read at once.
 const PIECE_LEN: usize = 64 * 1024;
 /// Most pieces that one look takes: a guest may write faster than they are read.
@@ -73,7 +75,7 @@ pub fn last_lines(path: &Path, count: usize) -> Vec<String> {
     let text = visible(&read().unwrap_or_default());
     let text = String::from_utf8_lossy(&text);
     let readable = |line: &str| -> String {
-        let plain = line.chars().filter(|c| !c.is_control());
+        let plain = line.chars().filter(|c| is_printable(*c));
         plain.take(400).collect()
     };
     let lines: Vec<String> = text.lines().map(readable).collect();

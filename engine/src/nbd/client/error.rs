@@ -224,6 +224,6 @@ impl fmt::Display for Message<'_> {
 fn printable(text: &str) -> String {
     text.chars()
         .take(STRING_LEN_MAX / 16)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(crate::printable::shown)
         .collect()
 }
