@@ -38,6 +38,7 @@ mod prune;
 mod readers;
 mod repair;
 mod repair_killed;
+mod resized;
 mod resting;
 mod restore;
 mod snapshots;
