@@ -45,3 +45,4 @@ mod snapshots;
 mod stats;
 mod umount;
 mod verify;
+mod written;

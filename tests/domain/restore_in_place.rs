@@ -226,7 +226,7 @@ fn what_runs_or_would_go_on_from_its_memory_is_refused() {
             "qemu-nbd ended"
         );
     }
-    in_place(lab, &world, &id, &[]).refused(1, "vdb.qcow2");
+    in_place(lab, &world, &id, &[]).refused(11, "vdb.qcow2");
     open.kill().expect("it runs");
     open.wait().expect("it ends");
     domain.start();
@@ -353,7 +353,7 @@ fn a_qemu_img_that_outlives_its_restore_is_waited_for() {
         gone = text(&gone)
     );
     killed_then(lab, &world, &id, "commit", 1, &wait);
-    in_place(lab, &world, &id, &[]).refused(1, "vda.qcow2.base");
+    in_place(lab, &world, &id, &[]).refused(11, "vda.qcow2.base");
     assert_ne!(lab.try_virsh(&["start", domain.name()]).code, 0);
     fs::write(&go, "").expect("a file can be written");
     wait_for("its end", || gone.exists());

@@ -61,6 +61,7 @@ impl BackupReport {
             disks: done.manifest.disks.iter().map(DiskReport::of).collect(),
             warnings: warnings
                 .map(|w| format!("disk {}: {}", w.target, w.doubt))
+                .chain(done.manifest.disks.iter().filter_map(torn_words))
                 .collect(),
             domain: None,
         }
@@ -93,6 +94,9 @@ pub struct DiskReport {
     /// Why it was not read by its changes alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub doubt: Option<String>,
+    /// That it was written to while it was read, and how that was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub torn: Option<String>,
 }
 
 impl DiskReport {
@@ -110,8 +114,17 @@ impl DiskReport {
             stored_bytes: disk.stored_bytes,
             recipe: disk.recipe,
             doubt: disk.doubt.clone(),
+            torn: disk.torn.clone(),
         }
     }
+}
+
+/// Says of a disk that it is of no one moment, if it is.
+pub fn torn_words(disk: &DiskRecord) -> Option<String> {
+    let (target, what) = (&disk.target, disk.torn.as_ref()?);
+    Some(format!(
+        "disk {target} was written to while it was read, and is of no one moment: {what}"
+    ))
 }
 
 /// Says what the disks of a domain show.
