@@ -316,6 +316,9 @@ fn outcome_of_cause(cause: Cause<'_>) -> Option<Outcome> {
     if let Some(SourceError::Spec { .. }) = cause.downcast_ref() {
         return Some(Outcome::Usage);
     }
+    if let Some(SourceError::InUse { .. }) = cause.downcast_ref() {
+        return Some(Outcome::Locked);
+    }
     if cause.is::<SourceError>() {
         // A source is not the repository: a fault of an image is a failed backup, not damage.
         return Some(Outcome::Failed);
@@ -426,6 +429,7 @@ fn hint_for_cause(cause: Cause<'_>) -> Option<String> {
         .or_else(|| cause.downcast_ref().and_then(gc_hint))
         .or_else(|| repair::hint(cause))
         .or_else(|| cause.downcast_ref().and_then(source_hint))
+        .or_else(|| cause.downcast_ref().and_then(backup_hint))
         .or_else(|| cause.downcast_ref().and_then(mount_hint))
         .or_else(|| cause.downcast_ref().and_then(target_hint))
         .or_else(|| cause.downcast_ref().and_then(guest_hint))
@@ -516,12 +520,23 @@ fn source_hint(error: &SourceError) -> Option<&'static str> {
             role: "data file", ..
         } => Some("add `,data-file=allow` to let the image name it"),
         SourceError::NotAllowed { .. } => Some("add `,backing=allow` to let the image name it"),
-        SourceError::InUse { .. } => {
-            Some("without --disk, `cairn backup VM` backs up a running domain of libvirt")
-        }
+        SourceError::InUse { .. } => Some(
+            "stop who has it open. `cairn backup VM` without --disk backs up a running domain of \
+             libvirt; with --disk, `--if-written mark` reads the image all the same",
+        ),
         SourceError::Bitmap { .. } => {
             Some("leave `,bitmap=` out to read everything; only what is new is stored all the same")
         }
+        _ => None,
+    }
+}
+
+fn backup_hint(error: &BackupError) -> Option<&'static str> {
+    match error {
+        BackupError::Written { .. } => Some(
+            "stop who writes, read a snapshot of the storage, or back the libvirt domain up \
+             without --disk; `--if-written mark` publishes it all the same, with a mark",
+        ),
         _ => None,
     }
 }

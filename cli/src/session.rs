@@ -22,6 +22,7 @@ use crate::exit::absent::Absent;
 use crate::exit::repair::HasSpare;
 use crate::exit::resolve::NoSnapshot;
 use crate::exit::{CliError, one_line};
+use crate::output::backup::torn_words;
 use crate::output::time;
 use crate::password;
 
@@ -181,6 +182,8 @@ pub struct Snapshots {
     among: Candidates,
     /// Those whose dates were said to be wrong.
     doubted: Mutex<BTreeSet<SnapshotId>>,
+    /// Those of which it was said that they are of no one moment.
+    torn: Mutex<BTreeSet<SnapshotId>>,
 }
 
 /// Most snapshots that are gone and are named one by one.
@@ -215,6 +218,7 @@ impl Snapshots {
             list,
             among,
             doubted: Mutex::default(),
+            torn: Mutex::default(),
         })
     }
 
@@ -232,7 +236,8 @@ impl Snapshots {
         all.filter(|snapshot| snapshot.state.forgotten.is_some())
     }
 
-    /// Returns the one snapshot that a text names. A date of it that cannot be right is said.
+    /// Returns the one snapshot that a text names. A date of it that cannot be right is said, and
+    /// so is that it is of no one moment.
     pub fn find(&self, text: &str) -> Result<&Snapshot> {
         let found = self.find_in(text, &self.among);
         let found = found.map_err(|error| match error.is::<ResolveError>() {
@@ -242,6 +247,7 @@ impl Snapshots {
             false => error,
         })?;
         self.say_contradiction(found.id);
+        self.say_torn(found);
         Ok(found)
     }
 
@@ -250,6 +256,15 @@ impl Snapshots {
         let all = self.among.snapshots.iter();
         let newest = all.filter(|it| it.vm == vm).max_by_key(|it| it.rank());
         newest.map(|snapshot| snapshot.id)
+    }
+
+    /// Says once which disks of a snapshot were written to while they were read.
+    fn say_torn(&self, snapshot: &Snapshot) {
+        let mut said = self.torn.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.insert(snapshot.id) {
+            let words = snapshot.manifest.disks.iter().filter_map(torn_words);
+            words.for_each(|words| context::warn(&format!("{}: {words}", snapshot.id.short())));
+        }
     }
 
     /// Says once that the dates of a snapshot and of another cannot both be right.

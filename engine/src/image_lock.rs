@@ -1,8 +1,9 @@
 //! The lock by which QEMU keeps other processes from an image.
 //!
 //! QEMU holds a shared lock on byte 100 + n for each permission n that it uses, and on byte 200 + n
-//! for each that it does not let others use; 1 is writing, 3 is resizing. It takes its own first
-//! and then looks for those of others, so two that exclude each other never both succeed.
+//! for each that it does not let others use; 0 is reading, 1 is writing, 3 is resizing. It takes
+//! its own first and then looks for those of others, so two that exclude each other never both
+//! succeed.
 
 mod holders;
 mod ofd;
@@ -14,6 +15,7 @@ use std::process::Stdio;
 
 const USED: i64 = 100;
 const NOT_SHARED: i64 = 200;
+const READING: i64 = 0;
 const WRITING: i64 = 1;
 const WRITING_THE_SAME: i64 = 2;
 const RESIZING: i64 = 3;
@@ -93,6 +95,21 @@ impl ImageLock {
     pub fn for_child(&self) -> io::Result<Stdio> {
         self.file.try_clone().map(Stdio::from)
     }
+}
+
+/// Returns who may write to an image that is open here, or lets nobody read it. Asking changes
+/// nothing. Where locks cannot be asked for, there is none.
+pub fn writer(file: &File) -> Option<Held> {
+    let bytes = [USED + WRITING, USED + RESIZING, NOT_SHARED + READING];
+    let mut bytes = bytes.into_iter();
+    bytes
+        .any(|byte| ofd::is_shared_by_others(file, byte).unwrap_or(false))
+        .then(|| Held {
+            by: match file.metadata() {
+                Ok(metadata) => holders::name(&metadata),
+                Err(_) => "another process".to_owned(),
+            },
+        })
 }
 
 /// Returns whether a file system said that it has no locks.

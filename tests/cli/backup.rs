@@ -186,7 +186,7 @@ fn a_write_by_others_is_noticed() {
     let refused = world.run(["backup", "web1", "--disk", "vda=a.qcow2"]);
     server.kill().expect("the server can be ended");
     server.wait().expect("the server can be waited for");
-    refused.refused(1, "open for writing");
+    refused.refused(11, "open for writing in qemu-nbd (process ");
 }
 
 #[test]

@@ -78,6 +78,24 @@ fn disks_that_swapped_places_are_read_whole() {
 }
 
 #[test]
+fn the_tail_of_a_disk_that_was_shrunk_and_grown_back_is_read_again() {
+    let (lab, world) = (Lab::shared(), World::new());
+    let domain = lab.light("shrunk", &[("vda", 64 * MIB)]);
+    domain.write("vda", 0, 64 * MIB, 0x11);
+    backup(lab, &world, &["shrunk"]);
+    let image = domain.image("vda");
+    for size in [64 * MIB - 64 * 1024, 64 * MIB] {
+        let size = format!("{size}B");
+        domain.virsh(&["blockresize", domain.name(), text(&image), &size]);
+    }
+    let document = backup(lab, &world, &["shrunk"]);
+    let (mode, doubt) = mode(&document);
+    assert_eq!(mode, "scan", "{document}");
+    assert!(doubt.contains("differs from the parent"), "{document}");
+    compare(&world, &domain, "vda");
+}
+
+#[test]
 fn a_new_disk_of_a_known_domain_is_a_full_one() {
     let (lab, world) = (Lab::shared(), World::new());
     let domain = lab.light("grown", &[("vda", 32 * MIB)]);

@@ -171,6 +171,37 @@ fn a_disk_grows_to_the_size_it_had_and_is_never_cut() {
 }
 
 #[test]
+fn a_disk_that_was_shrunk_and_grown_back_is_compared_whole() {
+    let lab = Lab::shared();
+    let world = World::new();
+    let domain = lab.light("inplace-shrunk", &[("vda", 32 * MIB), ("vdb", 32 * MIB)]);
+    domain.write("vda", 0, 32 * MIB, 0x11);
+    domain.write("vdb", 0, 24 * MIB, 0x22);
+    let id = snapshot::take(lab, &world, &domain);
+    for (disk, shorter) in [("vda", 32 * MIB - 64 * KIB), ("vdb", 23 * MIB)] {
+        let image = domain.image(disk);
+        for size in [shorter, 32 * MIB] {
+            let size = format!("{size}B");
+            domain.virsh(&["blockresize", domain.name(), text(&image), &size]);
+        }
+    }
+    domain.check("vdb", 23 * MIB, MIB, 0);
+    domain.destroy();
+    let done = set_back(lab, &world, &id);
+    for disk in 0..2 {
+        let disk = &done["disks"][disk];
+        let doubt = disk["doubt"].as_str().expect("a doubt");
+        assert!(doubt.contains("shrunk"), "{done}");
+        assert_eq!(number(&disk["compared_bytes"]), 32 * MIB, "{done}");
+    }
+    assert_eq!(number(&done["disks"][0]["changed_bytes"]), 64 * KIB);
+    assert_eq!(number(&done["disks"][1]["changed_bytes"]), MIB);
+    domain.start();
+    domain.check("vda", 0, 32 * MIB, 0x11);
+    domain.check("vdb", 0, 24 * MIB, 0x22);
+}
+
+#[test]
 fn what_runs_or_would_go_on_from_its_memory_is_refused() {
     let lab = Lab::shared();
     let world = World::new();
@@ -195,7 +226,7 @@ fn what_runs_or_would_go_on_from_its_memory_is_refused() {
             "qemu-nbd ended"
         );
     }
-    in_place(lab, &world, &id, &[]).refused(1, "vdb.qcow2");
+    in_place(lab, &world, &id, &[]).refused(11, "vdb.qcow2");
     open.kill().expect("it runs");
     open.wait().expect("it ends");
     domain.start();
@@ -322,7 +353,7 @@ fn a_qemu_img_that_outlives_its_restore_is_waited_for() {
         gone = text(&gone)
     );
     killed_then(lab, &world, &id, "commit", 1, &wait);
-    in_place(lab, &world, &id, &[]).refused(1, "vda.qcow2.base");
+    in_place(lab, &world, &id, &[]).refused(11, "vda.qcow2.base");
     assert_ne!(lab.try_virsh(&["start", domain.name()]).code, 0);
     fs::write(&go, "").expect("a file can be written");
     wait_for("its end", || gone.exists());

@@ -65,6 +65,7 @@ mod repair;
 mod repair_documents;
 mod retention;
 mod source_spec;
+mod source_written;
 mod space;
 mod storage_conformance;
 mod storage_crash;

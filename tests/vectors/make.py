@@ -256,6 +256,7 @@ def manifests():
     case("with_ordinal", "ok", manifest(ordinal=2**53), vm="web", targets="vda")
     case("giant_ordinal", "OutOfRange", manifest(ordinal=2**53 + 1))
     case("unknown_members", "ok", manifest(site="north", disk={"serial": 7}), vm="web", targets="vda")
+    case("torn_disk", "ok", manifest(disk={"torn": "/vm.qcow2 was written to"}), vm="web", targets="vda")
     case("newer_version", "UnsupportedVersion", b'{"version":2,"vm":7}')
     case("no_version", "BadDocument", b"{}")
     case("cut_short", "BadDocument", manifest()[:-1])

@@ -65,6 +65,7 @@ impl BackupReport {
             duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             warnings: warnings
                 .map(|w| format!("disk {}: {}", w.target, w.doubt))
+                .chain(done.manifest.disks.iter().filter_map(torn_words))
                 .collect(),
             domain: None,
         }
@@ -127,6 +128,9 @@ pub struct DiskReport {
     /// Why it was not read by its changes alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub doubt: Option<String>,
+    /// That it was written to while it was read, and how that was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub torn: Option<String>,
 }
 
 impl DiskReport {
@@ -144,8 +148,17 @@ impl DiskReport {
             stored_bytes: disk.stored_bytes,
             recipe: disk.recipe,
             doubt: disk.doubt.clone(),
+            torn: disk.torn.clone(),
         }
     }
+}
+
+/// Says of a disk that it is of no one moment, if it is.
+pub fn torn_words(disk: &DiskRecord) -> Option<String> {
+    let (target, what) = (&disk.target, disk.torn.as_ref()?);
+    Some(format!(
+        "disk {target} was written to while it was read, and is of no one moment: {what}"
+    ))
 }
 
 /// Says what the disks of a domain show.

@@ -90,6 +90,19 @@ pub struct SnapshotDisk {
     pub stored_bytes: u64,
     /// Root of its recipe.
     pub recipe: NodeId,
+    /// That it was written to while it was read, and how that was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub torn: Option<String>,
+}
+
+impl SnapshotDisk {
+    /// Returns its name, with a mark where it is of no one moment.
+    fn marked(&self) -> String {
+        match &self.torn {
+            Some(_) => format!("{}(torn)", self.target),
+            None => self.target.clone(),
+        }
+    }
 }
 
 /// Everything about one snapshot.
@@ -197,6 +210,7 @@ impl SnapshotReport {
             source: disk.source.location.clone(),
             stored_bytes: disk.stored_bytes,
             recipe: disk.recipe,
+            torn: disk.torn.clone(),
         });
         Self {
             id: snapshot.id,
@@ -225,7 +239,8 @@ impl Report for SnapshotsReport {
             let of_disks = |value: fn(&SnapshotDisk) -> u64| sum(snapshot.disks.iter().map(value));
             let size = of_disks(|disk| disk.size).saturating_add(snapshot.files_size);
             let data = of_disks(|disk| disk.data_bytes).saturating_add(snapshot.files_data_bytes);
-            let targets: Vec<&str> = snapshot.disks.iter().map(|disk| &*disk.target).collect();
+            let targets = snapshot.disks.iter().map(SnapshotDisk::marked);
+            let targets: Vec<String> = targets.collect();
             table.row([
                 snapshot.id.short(),
                 time::local(snapshot.time),
@@ -309,6 +324,11 @@ impl Report for ShowReport {
         self.write_domain(&mut line)?;
         for file in &self.files {
             line("file", format!("{}, {}", file.name, size::human(file.size)))?;
+        }
+        for disk in &snapshot.disks {
+            if let Some(what) = &disk.torn {
+                line("torn", format!("{}: {what}", disk.target))?;
+            }
         }
         if snapshot.protected {
             line("protected", "yes".to_owned())?;

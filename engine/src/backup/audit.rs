@@ -1,18 +1,25 @@
 //! Whether the source's word on what is unchanged holds for the parent: it may be another disk's
 //! bitmap, one that was cleared at the wrong time, or an image that was put back.
 //!
-//! A few samples are always taken. Whoever asks for an audit has a share of all of it read.
+//! A few samples are always taken, and the last that can tell whether the disk was once shorter.
+//! Whoever asks for an audit has a share of all of it read.
+
+use std::ops::Range;
 
 use super::BackupError;
 use super::disk::Disk;
 use super::pipeline::Run;
-use crate::chunker::ChunkRef;
+use crate::chunker::{ChunkRef, is_zero};
 use crate::extent::{Extent, ExtentStatus};
 use crate::limits::{MIB, REGION_LEN};
 use crate::progress::Progress;
 use crate::recipe::RegionChunks;
 use crate::repository::RepositoryError;
 
+/// How much the source is asked about at once, from the end of the disk backwards.
+const STEP_LEN: u64 = 64 * REGION_LEN;
+/// Most chunks of zeros that are read there. They tell nothing, and a guest can make many.
+const ZEROS_MAX: usize = 256;
 /// Fewest and most clean chunks that are read again and compared.
 const SAMPLES: std::ops::RangeInclusive<u64> = 4..=64;
 
@@ -25,6 +32,9 @@ impl Disk<'_> {
             return Ok(None);
         };
         let common = parent.shape().size().min(self.shape.size());
+        if let Some(offset) = self.mismatch_at_end(common)? {
+            return Ok(Some(offset));
+        }
         let samples = (dirty_bytes / MIB).clamp(*SAMPLES.start(), *SAMPLES.end());
         let mut bytes = Vec::new();
         for _ in 0..samples {
@@ -37,23 +47,80 @@ impl Disk<'_> {
                 continue;
             };
             let chunk = chunk.map_err(|error| self.recipe_error(error))?;
-            if chunk.end() <= common && self.is_unchanged(&chunk)? {
-                bytes.resize(chunk.len as usize, 0);
-                self.read_source(&mut [(chunk.offset, &mut bytes)])?;
-                if self.contents.repository().keys().chunk_id(&bytes) != chunk.id {
-                    return Ok(Some(chunk.offset));
+            let is_clean = chunk.end() <= common && self.is_unchanged(&chunk)?;
+            if is_clean && !self.is_same(&chunk, &mut bytes)? {
+                return Ok(Some(chunk.offset));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Looks whether the disk was shrunk and grown back, which marks nothing: it reads as zeros
+    /// from somewhere on, up to its end, but for what was written since.
+    ///
+    /// So the last chunk that is called unchanged and is more than zeros decides it: if that is as
+    /// it was, so is all that comes before it, as far as this is concerned; and what comes after it
+    /// was zeros.
+    fn mismatch_at_end(&self, common: u64) -> Result<Option<u64>, BackupError> {
+        let (mut zeros, mut bytes) = (0, Vec::new());
+        for step in (0..common.div_ceil(STEP_LEN)).rev() {
+            let range = step * STEP_LEN..((step + 1) * STEP_LEN).min(common);
+            let unchanged = self.unchanged_in(range.clone())?;
+            let regions = (range.end - range.start).div_ceil(REGION_LEN);
+            for region in (0..regions).rev().map(|n| range.start + n * REGION_LEN) {
+                for chunk in self.kept_chunks(region, &unchanged)?.iter().rev() {
+                    if !self.is_same(chunk, &mut bytes)? {
+                        return Ok(Some(chunk.offset));
+                    }
+                    zeros += 1;
+                    if zeros == ZEROS_MAX || !is_zero(&bytes) {
+                        return Ok(None);
+                    }
                 }
             }
         }
         Ok(None)
     }
 
-    fn is_unchanged(&self, chunk: &ChunkRef) -> Result<bool, BackupError> {
-        let extents = self.source.extents(chunk.offset..chunk.end());
+    /// Returns the parent's chunks of a region that lie in what is unchanged.
+    fn kept_chunks(
+        &self,
+        region: u64,
+        unchanged: &[Range<u64>],
+    ) -> Result<Vec<ChunkRef>, BackupError> {
+        let first = unchanged.partition_point(|part| part.end <= region);
+        let unchanged = &unchanged[first..];
+        if (unchanged.first()).is_none_or(|part| part.start >= region + REGION_LEN) {
+            return Ok(Vec::new());
+        }
+        let mut chunks = self.parent_chunks(region)?;
+        chunks.retain(|chunk| {
+            let part = unchanged.partition_point(|part| part.end < chunk.end());
+            (unchanged.get(part)).is_some_and(|part| part.start <= chunk.offset)
+        });
+        Ok(chunks)
+    }
+
+    /// Reads a chunk from the source, and returns whether it is as it was.
+    fn is_same(&self, chunk: &ChunkRef, bytes: &mut Vec<u8>) -> Result<bool, BackupError> {
+        bytes.resize(chunk.len as usize, 0);
+        self.read_source(&mut [(chunk.offset, bytes)])?;
+        Ok(self.contents.repository().keys().chunk_id(bytes) == chunk.id)
+    }
+
+    /// Returns what the source calls unchanged of a range.
+    fn unchanged_in(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, BackupError> {
+        let extents = self.source.extents(range);
         let extents = extents.map_err(|error| self.source_error(error))?;
-        Ok(extents
-            .iter()
-            .all(|extent| extent.status == ExtentStatus::Unchanged))
+        let extents = extents.iter();
+        let unchanged = extents.filter(|extent| extent.status == ExtentStatus::Unchanged);
+        Ok(unchanged.map(Extent::range).collect())
+    }
+
+    fn is_unchanged(&self, chunk: &ChunkRef) -> Result<bool, BackupError> {
+        let unchanged = self.unchanged_in(chunk.offset..chunk.end())?;
+        let bytes: u64 = unchanged.iter().map(|part| part.end - part.start).sum();
+        Ok(bytes == u64::from(chunk.len))
     }
 }
 

@@ -44,6 +44,23 @@ pub enum BackupError {
         /// The disk.
         target: String,
     },
+    /// A delta's parent was written to while it was read.
+    #[error(
+        "the parent of disk {target} was written to while it was read: nothing can be computed \
+         from it by a delta"
+    )]
+    ParentTorn {
+        /// The disk.
+        target: String,
+    },
+    /// A source was written to while it was read.
+    #[error("disk {target} was written to while it was read, so it is not published: {what}")]
+    Written {
+        /// The disk or file.
+        target: String,
+        /// Which file of it, and what happened to that.
+        what: String,
+    },
     /// The audit that was asked for found bytes that are called unchanged and are not the parent's.
     #[error(
         "the audit of disk {target} found other bytes than the parent's at disk offset {offset}, \

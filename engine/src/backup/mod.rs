@@ -14,6 +14,7 @@ mod region;
 mod request;
 mod slots;
 mod take_in;
+mod written;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use jiff::Timestamp;
 pub use error::BackupError;
 pub use request::{
     BackupDone, BackupOptions, BackupRequest, BeforePublish, DiskRequest, Doubt, FileRequest,
-    Warning,
+    IfWritten, Warning,
 };
 
 use crate::format::FormatError;
@@ -57,6 +58,7 @@ pub fn backup(
     for source in disks.chain(request.files.iter().map(|file| &file.source)) {
         Progress::add(&options.progress.total_bytes, source.size());
     }
+    written::settle(&request, options.if_written);
     // What the disks show is as of now at the earliest, and nothing later is promised.
     let time = request.time.unwrap_or_else(Timestamp::now);
     let intake = Intake::start(&contents)?;
@@ -66,15 +68,16 @@ pub fn backup(
         request: &request,
         threads: options.threads,
         audit_percent: options.audit_percent,
+        if_written: options.if_written,
         progress: options.progress,
         cancel: options.cancel,
     }
     .all();
-    let (taken, stored) = match taken {
+    let (mut taken, stored) = match taken {
         Ok(taken) => (taken, intake.finish()?),
         // A worker that could not hand a frame over knows less than the thread that failed.
         Err(error) if error.is_consequence() => return Err(intake.failure().into()),
-        Err(error) => return Err(error),
+        Err(error) => return Err(written::reason(&request, options.if_written, error)),
     };
     if options.cancel.is_cancelled() {
         return Err(BackupError::Cancelled);
@@ -84,6 +87,7 @@ pub fn backup(
     if let Some(check) = options.before_publish {
         check().map_err(|reason| BackupError::Withdrawn { reason })?;
     }
+    written::mark(&request, options.if_written, &mut taken.disks)?;
     let manifest = record::manifest(request, taken.disks, taken.files, time, ordinal);
     let snapshot = repository.publish(contents.session(), &manifest)?;
     for (root, mut needs) in taken.needs {

@@ -15,7 +15,9 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use super::BackupError;
 use super::disk::Disk;
 use super::region::{RegionDone, RegionStats, RegionTask, Worker};
+use super::request::IfWritten;
 use super::slots::Slots;
+use super::written;
 use crate::chunker::{BlockSet, Cutter, Geometry};
 use crate::extent::{Extent, ExtentStatus};
 use crate::limits::{GIB, REGION_LEN};
@@ -47,6 +49,7 @@ pub(super) struct Run<'r> {
     pub(super) failure: &'r Failure,
     pub(super) progress: &'r Progress,
     pub(super) cancel: &'r Cancel,
+    pub(super) if_written: IfWritten,
 }
 
 /// What came of a disk.
@@ -172,6 +175,10 @@ impl Run<'_> {
         let mut ordinal = 0;
         let mut start = 0;
         while start < size {
+            // Early, so that hours of reading are not for nothing.
+            if self.if_written == IfWritten::Refuse {
+                written::refuse(self.disk.target, self.disk.source)?;
+            }
             let range = start..(start + plan_len).min(size);
             let extents = self.disk.source.extents(range.clone());
             let extents = extents.map_err(|source| self.disk.source_error(source))?;

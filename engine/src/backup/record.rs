@@ -72,6 +72,7 @@ pub(super) fn disk(
         stored_bytes: *stored_bytes,
         identity: wanted.identity.clone(),
         doubt,
+        torn: None,
         unknown: Unknown::new(),
     }
 }

@@ -88,6 +88,21 @@ pub struct BackupOptions<'o> {
     /// Called once all that the snapshot needs is durable, just before it is published. Where it
     /// fails, nothing is published, and the backup fails with its reason.
     pub before_publish: Option<&'o BeforePublish<'o>>,
+    /// What becomes of it where a source was written to while it was read.
+    pub if_written: IfWritten,
+}
+
+/// What becomes of a backup where a source was written to while it was read, as far as that is
+/// seen: what was read is then of no one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IfWritten {
+    /// It fails, and nothing is published.
+    #[default]
+    Refuse,
+    /// It is published with a mark, and nothing is ever computed from that disk by its changes.
+    Mark,
+    /// Nobody looks. The caller knows better.
+    NotAsked,
 }
 
 /// Has the last word on whether a snapshot is published; says why not.
@@ -102,6 +117,7 @@ impl<'o> BackupOptions<'o> {
             progress,
             cancel,
             before_publish: None,
+            if_written: IfWritten::Refuse,
         }
     }
 }
@@ -150,6 +166,9 @@ pub enum Doubt {
         /// Disk offset of the chunk that differs.
         offset: u64,
     },
+    /// The parent was written to while it was read: it is of no one moment.
+    #[error("the parent was written to while it was read")]
+    ParentTorn,
     /// The source could not tell what need not be read.
     #[error("the source could not tell what need not be read: {reason}")]
     Untold {

@@ -14,7 +14,7 @@ use super::disk::Disk;
 use super::parent::Kept;
 use super::pipeline::{Failure, Run, workers_max};
 use super::record;
-use super::request::{BackupRequest, DiskRequest, Doubt, FileRequest, Warning};
+use super::request::{BackupRequest, DiskRequest, Doubt, FileRequest, IfWritten, Warning};
 use super::slots::Slots;
 use crate::chunker::{Cutter, GearTable};
 use crate::format::manifest::{DiskMode, DiskRecord, FileRecord};
@@ -31,6 +31,7 @@ pub(super) struct TakeIn<'t> {
     pub(super) request: &'t BackupRequest,
     pub(super) threads: usize,
     pub(super) audit_percent: u8,
+    pub(super) if_written: IfWritten,
     pub(super) progress: &'t Progress,
     pub(super) cancel: &'t Cancel,
 }
@@ -160,7 +161,9 @@ impl TakeIn<'_> {
     fn disk(&self, wanted: &DiskRequest, lanes: &Lanes, lane: usize) -> Result<Done, BackupError> {
         let mut warnings = Vec::new();
         let mut disk = self.open(wanted)?;
+        let is_torn = disk.parent.is_some() && self.is_parent_torn(&wanted.target);
         match disk.look_at_parent(self.intake, self.cancel)? {
+            _ if is_torn => self.drop_parent(&mut disk, Doubt::ParentTorn, &mut warnings)?,
             Some(kept) => disk.keep(kept, &mut warnings),
             None => self.drop_parent(&mut disk, Doubt::ParentDamaged, &mut warnings)?,
         }
@@ -185,6 +188,12 @@ impl TakeIn<'_> {
         };
         let record = record::disk(wanted, mode, doubt, &done);
         Ok(Done::Disk(Box::new(record), warnings, disk.kept.needs))
+    }
+
+    fn is_parent_torn(&self, target: &str) -> bool {
+        let parent = self.request.parent.as_ref();
+        let parent = parent.and_then(|parent| parent.disk(target));
+        parent.is_some_and(|disk| disk.torn.is_some())
     }
 
     fn open<'d>(&'d self, wanted: &'d DiskRequest) -> Result<Disk<'d>, BackupError> {
@@ -239,7 +248,10 @@ impl TakeIn<'_> {
     ) -> Result<(), BackupError> {
         let target = disk.target.to_owned();
         if !disk.source.has_unchanged() {
-            return Err(BackupError::ParentDamaged { target });
+            return Err(match doubt {
+                Doubt::ParentTorn => BackupError::ParentTorn { target },
+                _ => BackupError::ParentDamaged { target },
+            });
         }
         disk.parent = None;
         disk.kept = Kept::default();
@@ -260,6 +272,7 @@ impl TakeIn<'_> {
             failure: &lanes.failure,
             progress: self.progress,
             cancel: self.cancel,
+            if_written: self.if_written,
         }
     }
 }

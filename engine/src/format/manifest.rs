@@ -94,6 +94,9 @@ pub struct DiskRecord {
     /// Why it was not read by its changes alone, where that was wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<String>,
+    /// That it was written to while it was read, and how that was seen: it is of no one moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub torn: Option<String>,
     /// Members that this version does not know.
     #[serde(flatten)]
     pub unknown: Unknown,

@@ -39,10 +39,12 @@ pub enum SourceError {
         kind: &'static str,
     },
     /// A running QEMU (or whoever follows its locks) may write to the file.
-    #[error("{path} is open for writing in another process", path = path.display())]
+    #[error("{path} is open for writing in {by}", path = path.display())]
     InUse {
         /// The file.
         path: PathBuf,
+        /// Who has it open, in words.
+        by: String,
     },
     /// The options of the source are wrong.
     #[error("the options of {path} cannot be used", path = path.display())]

@@ -3,17 +3,17 @@
 //! Reads are `pread`, not a mapping: a file that is cut short while it is read gives an error
 //! here, where a mapping would kill the process (`docs/decisions/0001-pread-for-sources.md`).
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
 
-use rustix::fs::{Advice, OFlags};
+use rustix::fs::Advice;
 use rustix::io::Errno;
-use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
 
 use super::SourceError;
+use super::watched::Watched;
 
 /// Bytes that can be read at any place: a file, or memory in tests and fuzzing.
 pub trait ReadAt: Send + Sync {
@@ -84,8 +84,7 @@ impl Identity {
 /// An image file or block device, opened for reading.
 #[derive(Debug)]
 pub(super) struct DiskFile {
-    path: PathBuf,
-    file: File,
+    watched: Arc<Watched>,
     size: u64,
     identity: Identity,
     /// Whether holes can be asked for.
@@ -97,13 +96,13 @@ pub(super) struct DiskFile {
 const SPARSE_SLACK: u64 = 1024 * 1024;
 
 impl DiskFile {
-    /// Opens `path` for reading.
+    /// Opens `path` for reading. `may_be_written` lets it be open for writing elsewhere.
     ///
     /// # Errors
     ///
     /// [`SourceError::NotADisk`] for anything but a regular file or block device,
     /// [`SourceError::InUse`] where a QEMU process may write to it, or what the system says.
-    pub fn open(path: &Path, access: Access) -> Result<Self, SourceError> {
+    pub fn open(path: &Path, access: Access, may_be_written: bool) -> Result<Self, SourceError> {
         let failed = |op| {
             move |source| SourceError::Io {
                 op,
@@ -111,11 +110,8 @@ impl DiskFile {
                 source,
             }
         };
-        // Without this a pipe would wait for its writer; files and block devices do not care.
-        let nonblock = i32::try_from(OFlags::NONBLOCK.bits()).expect("the flag is a small int");
-        let mut file = (OpenOptions::new().read(true).custom_flags(nonblock))
-            .open(path)
-            .map_err(failed("open"))?;
+        let watched = Watched::open(path, may_be_written)?;
+        let mut file = &watched.file;
         let metadata = file.metadata().map_err(failed("examine"))?;
         let kind = metadata.file_type();
         let size = if kind.is_file() {
@@ -128,19 +124,12 @@ impl DiskFile {
                 kind: kind_name(kind),
             });
         };
-        if has_writer(&file) {
-            return Err(SourceError::InUse {
-                path: path.to_path_buf(),
-            });
-        }
         if access == Access::Sequential {
             // Advice only: a file system that knows none of it reads all the same.
-            let _advised = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
+            let _advised = rustix::fs::fadvise(file, 0, None, Advice::Sequential);
         }
         let allocated = metadata.blocks().saturating_mul(512);
         Ok(DiskFile {
-            path: path.to_path_buf(),
-            file,
             size,
             identity: Identity {
                 device: metadata.dev(),
@@ -148,12 +137,18 @@ impl DiskFile {
             },
             seekable: kind.is_file(),
             sparse: kind.is_file() && allocated.saturating_add(SPARSE_SLACK) < size,
+            watched: Arc::new(watched),
         })
     }
 
     /// Returns the path it was opened by.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.watched.path()
+    }
+
+    /// Returns what tells whether it is written to.
+    pub fn watched(&self) -> &Arc<Watched> {
+        &self.watched
     }
 
     /// Returns what tells it from other files.
@@ -168,7 +163,7 @@ impl ReadAt for DiskFile {
     }
 
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buf, offset)
+        self.watched.file.read_exact_at(buf, offset)
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
@@ -178,10 +173,12 @@ impl ReadAt for DiskFile {
         if !self.seekable {
             return Ok(Some(offset..self.size));
         }
-        let start = match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(offset)) {
+        let start = match rustix::fs::seek(&self.watched.file, rustix::fs::SeekFrom::Data(offset)) {
             Ok(start) => start.max(offset),
             // Only a hole follows — unless the file has been cut short since it was opened.
-            Err(Errno::NXIO) if self.file.metadata()?.len() >= self.size => return Ok(None),
+            Err(Errno::NXIO) if self.watched.file.metadata()?.len() >= self.size => {
+                return Ok(None);
+            }
             Err(Errno::NXIO) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(offset..self.size)),
             Err(errno) => return Err(errno.into()),
@@ -189,7 +186,7 @@ impl ReadAt for DiskFile {
         if start >= self.size {
             return Ok(None);
         }
-        let end = match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(start)) {
+        let end = match rustix::fs::seek(&self.watched.file, rustix::fs::SeekFrom::Hole(start)) {
             Ok(end) if end > start => end.min(self.size),
             _ => self.size,
         };
@@ -211,28 +208,4 @@ fn kind_name(kind: std::fs::FileType) -> &'static str {
     } else {
         "a special file"
     }
-}
-
-/// Returns whether a process that follows QEMU's image locking may write to the file.
-///
-/// QEMU holds a shared lock on byte 100 + n for each permission n it uses and on byte 200 + n for
-/// each one that it does not let others use (`block/file-posix.c`); 0 is reading a consistent
-/// disk, 1 writing, 3 resizing. Asking changes nothing. `F_GETLK` sees locks of open file
-/// descriptions as well as those of processes. Where locks cannot be asked for, none is assumed.
-fn has_writer(file: &File) -> bool {
-    const WRITES: u64 = 101;
-    const RESIZES: u64 = 103;
-    const KEEPS_READERS_OUT: u64 = 200;
-    [WRITES, RESIZES, KEEPS_READERS_OUT]
-        .into_iter()
-        .any(|byte| {
-            let lock = Flock {
-                start: byte,
-                length: 1,
-                pid: None,
-                typ: FlockType::WriteLock,
-                offset_type: FlockOffsetType::Set,
-            };
-            matches!(fcntl_getlk(file, &lock), Ok(Some(_)))
-        })
 }

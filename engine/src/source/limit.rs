@@ -191,6 +191,14 @@ impl Source for Limited {
         self.inner.untold()
     }
 
+    fn settle(&self) {
+        self.inner.settle();
+    }
+
+    fn written(&self) -> Option<String> {
+        self.inner.written()
+    }
+
     fn is_remote(&self) -> bool {
         self.inner.is_remote()
     }

@@ -13,6 +13,7 @@ mod open;
 pub mod qcow2;
 pub mod raw;
 mod spec;
+mod watched;
 
 use std::ops::Range;
 
@@ -23,6 +24,7 @@ pub use looks::looks_like;
 pub use nbd::NbdSource;
 pub use open::{format_of, named_files, open, open_with};
 pub use spec::{Format, Location, Origin, SourceSpec, SpecError};
+pub use watched::FileState;
 
 use crate::extent::Extent;
 
@@ -61,6 +63,16 @@ pub trait Source: Send + Sync {
     /// Returns why extents told less than they should have, if they did: what could not be told is
     /// reported as data.
     fn untold(&self) -> Option<String> {
+        None
+    }
+
+    /// Sees to it that [`written`](Source::written) tells of all that is written from now on. May
+    /// take as long as it takes to bring what was written before to the disk.
+    fn settle(&self) {}
+
+    /// Returns who wrote, or may have written, to what is read here since it was opened, in words,
+    /// as far as that can be seen.
+    fn written(&self) -> Option<String> {
         None
     }
 

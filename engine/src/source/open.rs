@@ -56,7 +56,7 @@ fn open_file(spec: &SourceSpec, path: &Path) -> Result<Box<dyn Source>, SourceEr
             source,
         })?;
     match format {
-        Format::Raw => RawSource::open(path).map(boxed),
+        Format::Raw => RawSource::open_though(path, spec.may_be_written).map(boxed),
         Format::Qcow2 => Qcow2Source::open(path, &options(spec)).map(boxed),
     }
 }
@@ -97,6 +97,7 @@ fn options(spec: &SourceSpec) -> Qcow2Options {
         bitmap: spec.bitmap.clone(),
         origin: spec.origin.clone(),
         delta: spec.delta,
+        may_be_written: spec.may_be_written,
     }
 }
 

@@ -23,7 +23,12 @@ impl RawSource {
     /// [`SourceError::NotADisk`], [`SourceError::InUse`], [`SourceError::Unsupported`] for a disk
     /// longer than [`DISK_LEN_MAX`], or what the system says.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
-        RawSource::from_file(DiskFile::open(path, Access::Sequential)?)
+        RawSource::open_though(path, false)
+    }
+
+    /// Opens the same, though it may be open for writing elsewhere, if that is wanted.
+    pub(super) fn open_though(path: &Path, may_be_written: bool) -> Result<Self, SourceError> {
+        RawSource::from_file(DiskFile::open(path, Access::Sequential, may_be_written)?)
     }
 
     /// Takes an opened file as a raw disk.
@@ -89,5 +94,13 @@ impl Source for RawSource {
 
     fn has_unchanged(&self) -> bool {
         false
+    }
+
+    fn settle(&self) {
+        self.file.watched().settle();
+    }
+
+    fn written(&self) -> Option<String> {
+        self.file.watched().written()
     }
 }

@@ -87,6 +87,8 @@ pub struct SourceSpec {
     pub origin: Option<Origin>,
     /// Whether what is unallocated in the image is unchanged from the parent.
     pub delta: bool,
+    /// Whether the files may be open for writing elsewhere. Users do not say so here.
+    pub may_be_written: bool,
 }
 
 /// A source's text or options that mean nothing.
@@ -171,6 +173,7 @@ impl SourceSpec {
             bitmap: None,
             origin: None,
             delta: false,
+            may_be_written: false,
         }
     }
 

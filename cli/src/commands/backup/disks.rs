@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use cairn_engine::backup::{
     self as engine, BackupDone, BackupError, BackupOptions, BackupRequest, DiskRequest, Doubt,
-    Warning,
+    IfWritten, Warning,
 };
 use cairn_engine::format::Unknown;
 use cairn_engine::format::manifest::{SourceRecord, check_name};
@@ -19,11 +19,11 @@ use cairn_engine::repository::{Repository, Snapshot};
 use cairn_engine::source::{self, Limited, Location, Origin, SourceError, SourceSpec};
 
 use super::BackupArgs;
-use super::args::ParentArg;
+use super::args::{IfWrittenArg, ParentArg};
 use super::lineage::{self, Kept, Planned};
 use crate::context::Context;
 use crate::exit::{CliError, Outcome};
-use crate::output::backup::BackupReport;
+use crate::output::backup::{BackupReport, torn_words};
 use crate::output::size;
 use crate::session::{self, Snapshots};
 
@@ -69,6 +69,10 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     let meter = context.meter("backup", &progress);
     let options = BackupOptions {
         audit_percent: args.audit,
+        if_written: match args.if_written {
+            IfWrittenArg::Refuse => IfWritten::Refuse,
+            IfWrittenArg::Mark => IfWritten::Mark,
+        },
         ..BackupOptions::new(context.threads().get(), &progress, &cancel)
     };
     let begun = Instant::now();
@@ -78,16 +82,29 @@ pub fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
         distrust(context, &repository, parent, &mut planned, error);
     }
     let done = done?;
-    for Planned { spec, kept, .. } in &mut planned {
-        if let Some(kept) = kept
-            && let Err(error) = kept.publish(spec.bitmap.as_deref())
-        {
-            context.warn(&format!("bitmaps of before stay in the image: {error}"));
-        }
+    for disk in &mut planned {
+        settle(context, &done, disk);
     }
     let report = BackupReport::of(&done, begun.elapsed());
     said(context, &done);
     print(context, &report)
+}
+
+/// Removes the bitmaps that no later backup counts from, now that the snapshot is published.
+fn settle(context: &Context, done: &BackupDone, planned: &mut Planned) {
+    let Some(kept) = &mut planned.kept else {
+        return;
+    };
+    let mut records = done.manifest.disks.iter();
+    let is_torn = records.any(|disk| disk.target == planned.target && disk.torn.is_some());
+    let removed = match is_torn {
+        // Whoever wrote need not have told the bitmap.
+        true => kept.give_up(),
+        false => kept.publish(planned.spec.bitmap.as_deref()),
+    };
+    if let Err(error) = removed {
+        context.warn(&format!("bitmaps of before stay in the image: {error}"));
+    }
 }
 
 /// Sees to it that the next backup reads everything of a disk whose audit failed.
@@ -126,6 +143,9 @@ pub(super) fn said(context: &Context, done: &BackupDone) {
         };
         context.warn(&format!("disk {target}{said}: {doubt}"));
     }
+    for words in done.manifest.disks.iter().filter_map(torn_words) {
+        context.warn(&words);
+    }
     if let Err(error) = &done.stored.index {
         context.remark(&format!(
             "the index could not be kept, and will be rebuilt: {error}"
@@ -140,7 +160,10 @@ pub(super) fn print(context: &Context, report: &BackupReport) -> Result<Outcome>
         context.warn(&format!("snapshot {snapshot} is published, but {error:#}"));
         return Ok(Outcome::Problems);
     }
-    Ok(Outcome::Done)
+    match report.disks.iter().any(|disk| disk.torn.is_some()) {
+        true => Ok(Outcome::Problems),
+        false => Ok(Outcome::Done),
+    }
 }
 
 impl BackupArgs {
@@ -173,6 +196,11 @@ impl BackupArgs {
                 let text = format!("disk {}: a delta is nothing without a parent", disk.target);
                 return Err(CliError::Usage(text).into());
             }
+            let may_be_written = self.if_written == IfWrittenArg::Mark;
+            let spec = SourceSpec {
+                may_be_written,
+                ..spec
+            };
             specs.push((disk.target.clone(), spec));
         }
         Ok(specs)

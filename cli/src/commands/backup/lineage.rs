@@ -157,7 +157,10 @@ pub(super) fn prove<'s>(
     };
     let parent = of_vm.iter().find(is_proven).copied();
     for disk in disks.iter_mut().filter(|disk| disk.kept.is_some()) {
+        let newest = of_vm.first().and_then(|newest| newest.disk(&disk.target));
+        let is_torn = newest.is_some_and(|newest| newest.torn.is_some());
         let bitmap = match parent {
+            _ if is_torn => Err(TORN.to_owned()),
             Some(parent) => proven(parent, disk),
             None => Err("no snapshot is left from which a bitmap of its image counts".to_owned()),
         };
@@ -187,6 +190,9 @@ fn proven(snapshot: &Snapshot, disk: &Planned) -> Result<String, String> {
     source::open(&spec).map_err(|error| error.to_string())?;
     Ok(bitmap.clone())
 }
+
+/// Whoever wrote to an image while it was read need not have told its bitmaps.
+const TORN: &str = "it was written to while the newest snapshot was made";
 
 /// Plans a disk whose bitmap, delta or neither is as the user says.
 pub(super) fn by_hand(target: String, spec: SourceSpec) -> Planned {

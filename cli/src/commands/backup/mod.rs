@@ -18,52 +18,11 @@ use std::sync::Arc;
 use anyhow::Result;
 use cairn_engine::source::RateLimit;
 
-use args::{DiskArg, ParentArg, Tag, disk_parser};
+use args::{DiskArg, EXAMPLES, IfWrittenArg, ParentArg, Tag, disk_parser};
 
 use crate::context::Context;
 use crate::exit::{CliError, Outcome};
 use crate::limit::rate_limit;
-
-const EXAMPLES: &str = "\
-Without --disk the VM is a domain of libvirt, running or off: all of its disks are backed up as they
-were at one moment, read by their changes where it is proven what these are. Hooks run at
-before-backup, before-freeze, before-job (the guest is frozen), after-freeze (it runs again),
-after-job and after-backup, by /bin/sh, with CAIRN_PHASE, CAIRN_DOMAIN, CAIRN_DOMAIN_UUID,
-CAIRN_REPOSITORY_ID and, after the backup, CAIRN_STATUS (done or failed) and CAIRN_SNAPSHOT. One
-that fails ends the backup; after it, it is a warning. A domain that is off has no freeze ones.
-
-SOURCE is a path or an NBD URI, with options after commas:
-  format=raw|qcow2    the image's format, where its extension does not tell
-  bitmap=auto         read only what has changed, by dirty bitmaps that Cairn keeps in the qcow2
-  bitmap=NAME         read only what this dirty bitmap of a qcow2 says has changed
-  delta               what a qcow2 has not allocated is unchanged from the parent
-  snapshot=NAME       read an internal snapshot of a qcow2, by name or id
-  backing=allow       follow the backing file that a qcow2 names
-  backing-format=raw|qcow2
-                      its format, where the qcow2 does not tell
-  data-file=allow     follow the external data file that a qcow2 names
-  bitmap=CONTEXT      of an NBD server: read only what this dirty bitmap, such as
-                      qemu:dirty-bitmap:NAME, says has changed
-A comma that belongs to a path or name is written twice. NBD URIs are nbd://HOST[:PORT]/EXPORT and
-nbd+unix:///EXPORT?socket=PATH; over TLS nbds and nbds+unix, with tls-certificates=DIR after ? or &.
-
-Examples:
-  cairn backup web1
-  cairn backup web1 --full --exclude vdb --freeze agent
-  cairn backup --all --jobs 2 --limit 100MiB
-  cairn backup web1 --disk vda=/vm/web1.qcow2,bitmap=auto
-  cairn backup web1 --disk vda=/vm/web1.raw --disk vdb=/dev/vg0/web1-data --tag job=nightly
-  cairn backup web1 --disk 'vda=nbd+unix:///vda?socket=/run/web1.nbd'
-  cairn backup web1 --disk vda=/vm/increment.4,format=qcow2,delta --parent web1@latest
-
-With bitmap=auto each backup adds a bitmap before it reads, and the next one counts from that: one
-command does for the first backup and for all others. Nobody may have the image open meanwhile. A
-bitmap made by hand counts from the moment it was added or cleared: that must be when the parent was
-taken. Where anything speaks against it, such as a later snapshot that was forgotten, all is read.
-
-MODE in the report: incremental read what has changed since the parent; scan read everything and
-had a parent; full read everything and had none. Of all only what is new was stored: NEW is that
-before compression, STORED after it, REUSED what lay in changed places and was stored before.";
 
 /// Back up virtual machines
 ///
@@ -85,6 +44,16 @@ pub struct BackupArgs {
     /// Snapshot that bitmaps and deltas count from; `none` reads everything
     #[arg(long, value_name = "SNAPSHOT|none", requires = "disks")]
     pub parent: Option<ParentArg>,
+
+    /// What to do where an image is open for writing, or was written to while it was read
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_enum,
+        default_value = "refuse",
+        requires = "disks"
+    )]
+    pub if_written: IfWrittenArg,
 
     /// Note to keep with the snapshot (can be given several times)
     #[arg(long = "tag", value_name = "KEY=VALUE")]

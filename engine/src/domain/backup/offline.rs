@@ -5,8 +5,6 @@
 //! `qemu-img`, and libvirt is told of the checkpoint afterwards.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -29,7 +27,7 @@ use crate::format::domain::{Consistency, LeftOut, Method};
 use crate::repository::Snapshot;
 use crate::source::libvirt::xml::{Checkpoint, DiskSource, DomainDisk, checkpoint_xml};
 use crate::source::libvirt::{Domain, ImageLock, Transport};
-use crate::source::{self, Format, Origin, SourceError, SourceSpec};
+use crate::source::{self, FileState, Format, Origin, SourceError, SourceSpec};
 
 /// Returns the newest of a domain's snapshots whose checkpoint has an intact bitmap in an image; if
 /// none has, the newest with a checkpoint.
@@ -341,11 +339,6 @@ pub(super) fn images(plan: &Plan) -> Vec<PathBuf> {
         .collect()
 }
 
-/// What a file was: another one, or one that was written to, differs.
-fn facts(found: &Metadata) -> (u64, u64, i64, i64) {
-    (found.ino(), found.size(), found.mtime(), found.mtime_nsec())
-}
-
 /// Images that nobody changes.
 struct OfflineHold {
     domain: Domain,
@@ -355,8 +348,8 @@ struct OfflineHold {
     /// Those that have the new bitmap.
     images: Vec<PathBuf>,
     /// What all files were when the reading began.
-    seen: Vec<(PathBuf, (u64, u64, i64, i64))>,
-    /// Those of them that are block devices.
+    seen: Vec<(PathBuf, FileState)>,
+    /// Those of them that do not tell whether they are written to: block devices.
     devices: Vec<PathBuf>,
     locks: Vec<ImageLock>,
     ended: bool,
@@ -381,11 +374,11 @@ impl OfflineHold {
     }
 
     fn look_at(&mut self, file: &Path) -> Result<(), DomainError> {
-        let found = fs::metadata(file).map_err(DomainError::file("look at", file))?;
-        if found.file_type().is_block_device() {
+        let found = FileState::of(file).map_err(DomainError::file("look at", file))?;
+        if !found.is_telling() {
             self.devices.push(file.to_owned());
         }
-        self.seen.push((file.to_owned(), facts(&found)));
+        self.seen.push((file.to_owned(), found));
         Ok(())
     }
 
@@ -434,8 +427,8 @@ impl OfflineHold {
     fn was_started(&self) -> bool {
         let is_free = self.locks.is_empty();
         let runs = is_free && self.domain.state().is_ok_and(|state| state.has_process());
-        let is_other = |(path, before): &(PathBuf, (u64, u64, i64, i64))| {
-            !fs::metadata(path).is_ok_and(|found| facts(&found) == *before)
+        let is_other = |(path, before): &(PathBuf, FileState)| {
+            !FileState::of(path).is_ok_and(|found| found == *before)
         };
         runs || self.seen.iter().any(is_other)
     }

@@ -12,7 +12,9 @@ use super::plan::{Parent, Plan, PlannedDisk, Selected};
 use super::remote::Host;
 use super::view::{Opener, Run, View};
 use super::{below, identity, lineage, offline, plan, pull, snapshot};
-use crate::backup::{self as engine, BackupDone, BackupError, BackupOptions, BackupRequest};
+use crate::backup::{
+    self as engine, BackupDone, BackupError, BackupOptions, BackupRequest, IfWritten,
+};
 use crate::domain::checkpoint::{CheckpointName, delete_others};
 use crate::domain::hook::{self, HookEnvironment, Phase};
 use crate::domain::lock::DomainLock;
@@ -316,6 +318,8 @@ impl Attempt<'_> {
             progress: options.progress,
             cancel: run.stop,
             before_publish: Some(&check),
+            // Whoever holds the disks still looks at that.
+            if_written: IfWritten::NotAsked,
         };
         let done = engine::backup(self.repository, request, &backup_options);
         let cause = done.as_ref().err().and_then(|_| hold.stopped_by());

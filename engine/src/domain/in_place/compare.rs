@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::qemu::Info;
 use super::{InPlaceError, InPlaceOptions, Result, Work};
+use crate::chunker::is_zero;
 use crate::extent::{Extent, ExtentStatus};
 use crate::format::domain::DomainRecord;
 use crate::image::{Image, ImageCache};
@@ -77,7 +78,18 @@ pub(super) fn write_overlay(
     trust: std::result::Result<String, String>,
     options: &InPlaceOptions<'_>,
 ) -> Result<Compared> {
-    let (source, doubt) = open(work, trust)?;
+    let image = Image::open(
+        Arc::clone(contents),
+        work.record,
+        &ImageCache::new(options.cache_bytes),
+    )?;
+    let (mut source, mut doubt) = open(work, trust)?;
+    if doubt.is_none()
+        && let Some(offset) = mismatch_at_end(&*source, &image)?
+    {
+        let found = format!("at {offset} it differs from what its bitmap says: it was shrunk once");
+        (source, doubt) = open(work, Err(found))?;
+    }
     let wanted = work.record.size;
     let size = source.size();
     if size > wanted {
@@ -87,7 +99,6 @@ pub(super) fn write_overlay(
             wanted,
         });
     }
-    let cache = ImageCache::new(options.cache_bytes);
     let below = Below {
         path: work.names.base.clone(),
         format: match &*work.disk.format {
@@ -96,7 +107,7 @@ pub(super) fn write_overlay(
         },
     };
     let compare = Compare {
-        image: Image::open(Arc::clone(contents), work.record, &cache)?,
+        image,
         source: &*source,
         overlay: Overlay::create(&work.names.overlay, wanted, below)?,
         compared: AtomicU64::new(0),
@@ -162,6 +173,43 @@ fn open(
     };
     qcow2.bitmap = None;
     Ok((Box::new(Qcow2Source::open(path, &qcow2)?), Some(doubt)))
+}
+
+/// Looks whether a disk was shrunk and grown back, which marks nothing: it reads as zeros from
+/// somewhere on, up to its end. The last block that is called unchanged and was more than zeros in
+/// the snapshot decides it. Returns where it is, if it is not as it was.
+fn mismatch_at_end(source: &dyn Source, image: &Image) -> Result<Option<u64>> {
+    let size = source.size().min(image.size());
+    let (mut now, mut then) = (Vec::new(), Vec::new());
+    for step in (0..size.div_ceil(STEP)).rev() {
+        let range = step * STEP..((step + 1) * STEP).min(size);
+        let extents = source.extents(range.clone())?;
+        if !(extents.iter()).any(|extent| extent.status == ExtentStatus::Unchanged) {
+            continue;
+        }
+        let before = image.extents(range.clone())?;
+        for block in (0..(range.end - range.start).div_ceil(BLOCK)).rev() {
+            let start = range.start + block * BLOCK;
+            let block = start..(start + BLOCK).min(range.end);
+            if status_of(&extents, &block) != ExtentStatus::Unchanged
+                || status_of(&before, &block) == ExtentStatus::Zero
+            {
+                continue;
+            }
+            let len = usize::try_from(block.end - block.start).unwrap_or_default();
+            now.resize(len, 0);
+            then.resize(len, 0);
+            source.read_at(block.start, &mut now)?;
+            image.read_at(block.start, &mut then)?;
+            if now != then {
+                return Ok(Some(block.start));
+            }
+            if !is_zero(&then) {
+                return Ok(None);
+            }
+        }
+    }
+    Ok(None)
 }
 
 struct Compare<'c> {

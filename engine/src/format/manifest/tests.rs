@@ -23,6 +23,7 @@ fn disk(target: &str) -> DiskRecord {
         stored_bytes: 1024,
         identity: None,
         doubt: None,
+        torn: None,
         unknown: Unknown::new(),
     }
 }
@@ -105,6 +106,7 @@ fn domains_and_files_round_trip_with_unknown_members() -> Result<(), FormatError
         .insert("mode".to_owned(), 384.into());
     manifest.domain = Some(domain());
     manifest.disks[0].doubt = Some("the checkpoint is gone".to_owned());
+    manifest.disks[0].torn = Some("/vm.raw was written to".to_owned());
     manifest.disks[1].identity = Some(DiskIdentity {
         path: "/var/lib/vm.qcow2".to_owned(),
         format: "qcow2".to_owned(),
@@ -144,6 +146,7 @@ fn what_is_not_there_takes_no_members() -> Result<(), FormatError> {
         "\"domain\":{",
         "identity",
         "doubt",
+        "torn",
         "null,\"unknown",
     ] {
         assert!(!text.contains(member), "{member}");

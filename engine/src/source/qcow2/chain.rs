@@ -16,6 +16,7 @@ use crate::extent::{Extent, ExtentStatus, push_extent};
 use crate::source::file::{Access, DiskFile, Identity, ReadAt};
 use crate::source::raw::RawSource;
 use crate::source::spec::{Format, printable};
+use crate::source::watched::Watched;
 use crate::source::{Source, SourceError};
 
 /// Longest chain. Ours: QEMU recurses without one, and libvirt stops at 200.
@@ -44,6 +45,8 @@ pub(super) struct Chain {
     missing: Missing,
     /// Where the files lie that its images name.
     named_files: Vec<PathBuf>,
+    /// What tells whether these are written to.
+    watched: Vec<Arc<Watched>>,
 }
 
 /// Opens what images name, as far as that is allowed.
@@ -53,6 +56,7 @@ struct Opener<'a> {
     shared: Arc<Shared>,
     seen: Vec<Identity>,
     named_files: Vec<PathBuf>,
+    watched: Vec<Arc<Watched>>,
 }
 
 impl Chain {
@@ -70,6 +74,7 @@ impl Chain {
             shared: Arc::default(),
             seen: identity.into_iter().collect(),
             named_files: Vec::new(),
+            watched: Vec::new(),
         };
         let mut identities = vec![identity];
         let (first, header) = opener.image(path, file, 0)?;
@@ -103,6 +108,11 @@ impl Chain {
     /// Returns the backing and data files that are read beside the first image.
     pub fn named_files(&self) -> &[PathBuf] {
         &self.named_files
+    }
+
+    /// Hands over what tells whether those are written to.
+    pub fn take_watched(&mut self) -> Vec<Arc<Watched>> {
+        std::mem::take(&mut self.watched)
     }
 
     /// Returns the first image.
@@ -167,11 +177,12 @@ impl Opener<'_> {
             identities,
             missing,
             named_files: self.named_files,
+            watched: self.watched,
         }
     }
 
     fn file(&mut self, path: &Path) -> Result<DiskFile, SourceError> {
-        let file = DiskFile::open(path, self.access)?;
+        let file = DiskFile::open(path, self.access, self.options.may_be_written)?;
         if self.seen.contains(&file.identity()) {
             return Err(SourceError::ChainLoop {
                 path: path.to_path_buf(),
@@ -179,6 +190,7 @@ impl Opener<'_> {
         }
         self.seen.push(file.identity());
         self.named_files.push(path.to_path_buf());
+        self.watched.push(Arc::clone(file.watched()));
         Ok(file)
     }
 

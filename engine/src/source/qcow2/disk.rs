@@ -10,6 +10,7 @@ use super::types::GuestOffset;
 use super::{Qcow2Options, snapshots};
 use crate::extent::{Extent, ExtentStatus, push_extent};
 use crate::source::file::{DiskFile, Identity, ReadAt};
+use crate::source::watched::{self, Watched};
 use crate::source::{Source, SourceError};
 
 /// A disk in a qcow2 image.
@@ -17,6 +18,8 @@ pub struct Qcow2Source {
     chain: Chain,
     /// Where present, clean ranges are unchanged.
     marks: Option<Marks>,
+    /// All files that are read, but for an image that is none.
+    files: Vec<Arc<Watched>>,
 }
 
 impl Qcow2Source {
@@ -29,9 +32,11 @@ impl Qcow2Source {
     /// [`SourceError::NotAllowed`] and its like for what the image names; [`SourceError::Bitmap`]
     /// where the bitmap cannot be relied on, upon which the caller may do without it.
     pub fn open(path: &Path, options: &Qcow2Options) -> Result<Self, SourceError> {
-        let file = DiskFile::open(path, chain::access(options))?;
-        let identity = file.identity();
-        Qcow2Source::from_parts(path, Arc::new(file), Some(identity), options)
+        let file = DiskFile::open(path, chain::access(options), options.may_be_written)?;
+        let (identity, watched) = (file.identity(), Arc::clone(file.watched()));
+        let mut source = Qcow2Source::from_parts(path, Arc::new(file), Some(identity), options)?;
+        source.files.push(watched);
+        Ok(source)
     }
 
     /// Opens an image that need not be a file; `name` stands for its path in messages, and names
@@ -75,7 +80,12 @@ impl Qcow2Source {
         let marks = (options.bitmap.as_deref())
             .map(|name| Marks::open(&chain, name, options.origin.as_ref()))
             .transpose()?;
-        Ok(Qcow2Source { chain, marks })
+        let files = chain.take_watched();
+        Ok(Qcow2Source {
+            chain,
+            marks,
+            files,
+        })
     }
 
     /// Returns the backing and data files that are read beside the image.
@@ -131,5 +141,13 @@ impl Source for Qcow2Source {
 
     fn has_unchanged(&self) -> bool {
         self.marks.is_some()
+    }
+
+    fn settle(&self) {
+        watched::settle(&self.files);
+    }
+
+    fn written(&self) -> Option<String> {
+        watched::written(&self.files)
     }
 }

@@ -62,4 +62,7 @@ pub struct Qcow2Options {
     /// Whether the image is a delta: what is unallocated in it is unchanged, and the backing file
     /// that it names is ignored. Neither with `snapshot` nor with `bitmap`.
     pub delta: bool,
+    /// Whether the files may be open for writing elsewhere: what is read of them is then of no
+    /// one moment, and the image may look damaged.
+    pub may_be_written: bool,
 }
