@@ -147,3 +147,24 @@ fn the_newest_is_the_one_made_last_whatever_its_date_says() {
     world.ok(["forget", &ahead]);
     assert!(world.run(["show", "web1"]).err.is_empty());
 }
+
+/// What was made last comes last, also where it was made after one that nobody can read any more.
+#[test]
+fn the_place_of_a_lost_snapshot_is_given_to_no_other() {
+    let place = |world: &World| {
+        let made = world.backup("a.raw")["snapshot"].clone();
+        let path = manifest(world, made.as_str().expect("an id"));
+        let text = fs::read_to_string(path).expect("it is text");
+        let manifest: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+        manifest["ordinal"].as_u64().expect("a place")
+    };
+    // This client has seen the second.
+    let (world, [_, newer]) = three();
+    fs::remove_file(manifest(&world, &newer)).expect("it can be removed");
+    assert_eq!(place(&world), 3);
+    // Another has not, and finds that something is there.
+    let (world, [_, newer]) = three();
+    damage(&manifest(&world, &newer));
+    be_another_client(&world);
+    assert!(place(&world) > 2);
+}
