@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
         "id",
         "image_lock",
         "limits",
+        "own",
         "pool",
         "progress",
         "spill",
