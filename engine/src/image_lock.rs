@@ -77,11 +77,20 @@ impl ImageLock {
 
     /// Keeps writers out from now on. Whether one is there already, whoever asks must look next.
     pub fn keep_writers_out(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        Self::keep_writers_out_of(File::open(path)?)
+    }
+
+    /// Does the same for an image that is open.
+    pub fn keep_writers_out_of(file: File) -> io::Result<Self> {
         for permission in [WRITING, RESIZING] {
             ofd::share(&file, NOT_SHARED + permission)?;
         }
         Ok(Self { file })
+    }
+
+    /// Returns the image.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     /// Says to others that the image is being written: they then refuse to read it.

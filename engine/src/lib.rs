@@ -9,6 +9,7 @@ pub mod extent;
 pub mod id;
 pub mod image_lock;
 pub mod limits;
+pub mod own;
 pub mod pool;
 pub mod printable;
 pub mod progress;

@@ -35,15 +35,20 @@ impl Lab {
 
     /// A lab of its own whose libvirtd listens on the loopback too: by TLS, and by plain TCP.
     pub fn start_listening(tls: u16, tcp: u16) -> Self {
-        Self::start_with("LAB_PORTS", &format!("{tls} {tcp}"))
+        Self::start_with(&[("LAB_PORTS", &format!("{tls} {tcp}"))])
     }
 
     /// A lab of its own whose QEMU runs as this user.
     pub fn start_as(user: &str) -> Self {
-        Self::start_with("LAB_QEMU_USER", user)
+        Self::start_with(&[("LAB_QEMU_USER", user)])
     }
 
-    fn start_with(setting: &str, value: &str) -> Self {
+    /// The same, set up as libvirt is unless told otherwise: domains are confined.
+    pub fn start_confined_as(user: &str) -> Self {
+        Self::start_with(&[("LAB_QEMU_USER", user), ("LAB_CONFINED", "1")])
+    }
+
+    fn start_with(settings: &[(&str, &str)]) -> Self {
         // Not where TMPDIR says: paths of UNIX sockets must be short.
         let folder = tempfile::Builder::new().prefix("cl-").tempdir_in("/tmp");
         let folder = folder.expect("a temporary folder can be made").keep();
@@ -51,7 +56,7 @@ impl Lab {
         let mut command = script(&folder);
         command
             .arg("hold")
-            .env(setting, value)
+            .envs(settings.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log);

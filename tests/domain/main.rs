@@ -29,5 +29,6 @@ mod prove;
 mod remote;
 mod restore_define;
 mod restore_in_place;
+mod rights;
 mod snapshot;
 mod snapshot_mode;

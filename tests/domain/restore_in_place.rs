@@ -40,7 +40,7 @@ fn leftovers(domain: &Domain<'_>) -> Vec<String> {
 }
 
 /// Two disks with patterns in a snapshot, and others since; the domain is off.
-fn changed<'l>(lab: &'l Lab, world: &World, name: &str) -> (Domain<'l>, String) {
+pub fn changed<'l>(lab: &'l Lab, world: &World, name: &str) -> (Domain<'l>, String) {
     let domain = lab.light(name, &[("vda", 32 * MIB), ("vdb", 16 * MIB)]);
     domain.write("vda", MIB, 256 * KIB, 0x11);
     domain.write("vdb", 3 * MIB, 256 * KIB, 0x22);
@@ -53,7 +53,7 @@ fn changed<'l>(lab: &'l Lab, world: &World, name: &str) -> (Domain<'l>, String) 
 }
 
 #[track_caller]
-fn check_old(domain: &Domain<'_>) {
+pub fn check_old(domain: &Domain<'_>) {
     domain.check("vda", MIB, 256 * KIB, 0x11);
     domain.check("vda", 20 * MIB, 64 * KIB, 0);
     domain.check("vdb", 3 * MIB, 256 * KIB, 0x22);
@@ -234,7 +234,7 @@ fn what_runs_or_would_go_on_from_its_memory_is_refused() {
 }
 
 /// Runs a restore in which `qemu-img` kills it at its call number `call` of this kind.
-fn killed(lab: &Lab, world: &World, id: &str, kind: &str, call: u32) {
+pub fn killed(lab: &Lab, world: &World, id: &str, kind: &str, call: u32) {
     killed_then(lab, world, id, kind, call, "exit 1");
 }
 

@@ -21,13 +21,15 @@
 #
 # Sizes take K, M and G; BYTE is 0..255 or 0x.. DIR/pki holds a CA and two certificates, for backups
 # with <server tls='yes'>. Settings: LAB_QEMU_USER (the user QEMU runs as; root unless said
-# otherwise), LAB_ACCEL=qemu|kvm, LAB_PORTS="TLS TCP" (ports on which the libvirtd listens on the
-# loopback, with DIR/pki/libvirt as a client's pkipath), and what guest.sh takes.
+# otherwise), LAB_CONFINED=1 (libvirt's own default: a domain's XML then names that user),
+# LAB_ACCEL=qemu|kvm, LAB_PORTS="TLS TCP" (ports on which the libvirtd listens on the loopback, with
+# DIR/pki/libvirt as a client's pkipath), and what guest.sh takes.
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ACCEL=${LAB_ACCEL:-qemu}
 QEMU_USER=${LAB_QEMU_USER:-root}
+CONFINED=${LAB_CONFINED:-0}
 PORTS=${LAB_PORTS:-}
 PARTS=(etc lib run cache log)
 DIR=
@@ -126,7 +128,7 @@ write_configuration() {
     # stdio_handler: no virtlogd is needed. No cgroups, no mount namespace for each domain.
     cat >"$L/etc/qemu.conf" <<EOF
 security_driver = "none"
-security_default_confined = 0
+security_default_confined = $CONFINED
 stdio_handler = "file"
 user = "$QEMU_USER"
 group = "$(id -gn "$QEMU_USER")"

@@ -15,6 +15,7 @@ const LAYERS: &[&[&str]] = &[
         "id",
         "image_lock",
         "limits",
+        "own",
         "pool",
         "printable",
         "progress",

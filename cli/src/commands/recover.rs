@@ -45,8 +45,12 @@ pub fn run(args: &RecoverArgs, context: &Context) -> Result<Outcome> {
     context.report(&RecoverReport {
         domain: domain.name().to_owned(),
         runs: recovered.runs,
+        refused: recovered.refused,
         in_place,
         proofs,
     })?;
-    Ok(Outcome::Done)
+    Ok(match recovered.refused {
+        0 => Outcome::Done,
+        _ => Outcome::Problems,
+    })
 }

@@ -122,20 +122,34 @@ pub(super) fn hint(cause: Cause<'_>) -> Option<String> {
         DomainError::NotFrozen { .. } => {
             "--freeze auto goes on without the agent, --freeze suspend stops the guest instead"
         }
-        DomainError::RunFolderDenied { folder, .. } => return Some(run_folder_hint(folder)),
+        DomainError::RunFolderDenied { folder, user, .. } => {
+            return Some(run_folder_hint(folder, *user));
+        }
         _ => return None,
     };
     Some(hint.to_owned())
 }
 
 /// Returns the lines that let QEMU make its socket under AppArmor and SELinux.
-fn run_folder_hint(folder: &std::path::Path) -> String {
+fn run_folder_hint(folder: &std::path::Path, user: Option<u32>) -> String {
     let parent = folder.parent().unwrap_or(folder).display();
+    let whose = match user {
+        Some(user) => format!(
+            "libvirt says that QEMU runs as user {user}, and the socket's folder was that user's. \
+             If `ps -o user= -C qemu-system-x86_64` tells another, name it in the domain, with \
+             numbers: <seclabel type='static' model='dac' relabel='yes'>\
+             <label>+UID:+GID</label></seclabel>"
+        ),
+        None => "libvirt does not say which user QEMU runs as: set `user` and `group` in \
+                 /etc/libvirt/qemu.conf and start libvirtd and the domain anew"
+            .to_owned(),
+    };
     format!(
-        "AppArmor: add `{parent}/** rwk,` to /etc/apparmor.d/local/abstractions/libvirt-qemu and \
-         start the domain anew. SELinux: `semanage fcontext -a -t qemu_var_run_t \
+        "AppArmor: add `{parent}/**/nbd.sock rwk,` to \
+         /etc/apparmor.d/local/abstractions/libvirt-qemu and start the domain anew. \
+         SELinux: `semanage fcontext -a -t qemu_var_run_t \
          '{parent}(/.*)?'` and `restorecon -Rv {parent}`. Else QEMU's user has no way into \
-         {parent}: every folder on the way needs the right x for others"
+         {parent}: every folder on the way needs the right x for others. {whose}"
     )
 }
 
@@ -178,6 +192,17 @@ mod tests {
             code == Outcome::Locked && hint.contains("cairn cancel"),
             "{hint}"
         );
+        let denied = |user| DomainError::RunFolderDenied {
+            folder: PathBuf::from("/run/cairn/0"),
+            user,
+            message: "no".to_owned(),
+        };
+        let hint = told(denied(Some(107))).1;
+        assert!(
+            hint.contains("user 107") && hint.contains("`/run/cairn/**/nbd.sock rwk,`"),
+            "{hint}"
+        );
+        assert!(told(denied(None)).1.contains("/etc/libvirt/qemu.conf"));
         let (code, hint) = told(MemoryError::NoMemory);
         assert!(
             code == Outcome::Usage && hint.contains("--define"),

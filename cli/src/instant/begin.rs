@@ -150,18 +150,9 @@ impl DiskMaker for Maker<'_> {
     }
 }
 
-/// Returns the group that the daemon's QEMU has, where it has one of its own: the host's label for
-/// discretionary access is `+USER:+GROUP`.
+/// Returns the group that the daemon's QEMU has, where it has one of its own.
 pub fn group_of_qemu(connection: &Connection) -> Result<Option<u32>> {
-    let text = connection.capabilities()?;
-    let capabilities = Element::parse(&text, "capabilities").context("capabilities of libvirt")?;
-    let Some(host) = capabilities.first("host") else {
-        return Ok(None);
-    };
-    let mut models = host.all("secmodel");
-    let dac = models.find(|model| model.text_at("model").as_deref() == Some("dac"));
-    let label = dac.and_then(|model| model.text_at("baselabel"));
-    let group = label.and_then(|label| label.split_once(':')?.1.trim_matches('+').parse().ok());
     let is_root = rustix::process::geteuid().is_root();
-    Ok(group.filter(|_| is_root))
+    let user = connection.qemu_user()?;
+    Ok(user.map(|user| user.gid).filter(|_| is_root))
 }

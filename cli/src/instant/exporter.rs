@@ -9,7 +9,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, lchown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use cairn_engine::child;
 use cairn_engine::domain::instant::{Exporter, Record};
+use cairn_engine::own;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -66,13 +67,19 @@ impl<'r> ExportProcess<'r> {
     /// Makes the folder that QEMU reaches the socket in: a reboot takes it away.
     fn make_folder(&self) -> io::Result<()> {
         let folder = self.folder();
-        fs::create_dir_all(folder)?;
-        if let Some(above) = folder.parent() {
-            // QEMU has to get through, and nobody has to list what is there.
-            fs::set_permissions(above, fs::Permissions::from_mode(0o711))?;
+        for above in folder
+            .ancestors()
+            .skip(1)
+            .take(2)
+            .collect::<Vec<_>>()
+            .iter()
+            .rev()
+        {
+            own::make_passage(above)?;
         }
+        own::make_private(folder)?;
         if let Some(group) = self.record.group {
-            chown(folder, None, Some(group))?;
+            lchown(folder, None, Some(group))?;
         }
         // What is made in it gets its group.
         fs::set_permissions(folder, fs::Permissions::from_mode(0o2750))
@@ -135,9 +142,7 @@ impl Exporter for ExportProcess<'_> {
 
     fn start(&mut self) -> io::Result<()> {
         self.make_folder()?;
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(false);
-        let lock = options.open(self.lock_path())?;
+        let lock = own::open_lock(&self.lock_path())?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         let log = File::options().create(true).append(true).open(&self.log)?;
         let record = self.record;

@@ -6,10 +6,11 @@
 //!         volumes/                      the FUSE file system
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use cairn_engine::own;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,7 @@ impl RunFolder {
         builder.mode(0o700);
         builder.recursive(true);
         builder.create(BASE).map_err(failed("make folder", BASE))?;
+        own::make_private(Path::new(BASE)).map_err(failed("use", BASE))?;
         builder.recursive(false);
         let base = lock_base()?;
         sweep()?;
@@ -91,8 +93,8 @@ impl RunFolder {
         let found = entries.flatten().filter_map(|entry| {
             // One that is being made or removed has no state, or half of it.
             let path = entry.path();
-            let state: State = serde_json::from_slice(&fs::read(state_file(&path)).ok()?).ok()?;
-            let lock = File::open(lock_file(&path)).ok()?;
+            let state = read_state(&path)?;
+            let lock = own::open(&lock_file(&path)).ok()?;
             Some(Self { path, state, lock })
         });
         Ok(found.collect())
@@ -140,6 +142,13 @@ impl RunFolder {
     }
 }
 
+/// Reads what stands in a run folder. Root unmounts by it: so it must be root's own.
+fn read_state(folder: &Path) -> Option<State> {
+    own::check_folder(folder).ok()?;
+    let (_, text) = own::read(&state_file(folder)).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
 /// Holds all others up who make a run folder, until it is dropped.
 fn lock_base() -> Result<File, MountError> {
     let base = File::open(BASE).map_err(failed("open", BASE))?;
@@ -153,8 +162,7 @@ fn lock_base() -> Result<File, MountError> {
 fn sweep() -> Result<(), MountError> {
     let entries = fs::read_dir(BASE).map_err(failed("list", BASE))?;
     for path in entries.flatten().map(|entry| entry.path()) {
-        let state = fs::read(state_file(&path)).ok();
-        if state.is_none_or(|text| serde_json::from_slice::<State>(&text).is_err()) {
+        if own::check_folder(&path).is_ok() && read_state(&path).is_none() {
             // What does not go is in nobody's way.
             drop(remove(&path));
         }
@@ -183,7 +191,7 @@ type Removal = fn(&Path) -> io::Result<()>;
 
 fn fill(path: &Path, state: &State, builder: &DirBuilder) -> Result<File, MountError> {
     let lock_path = lock_file(path);
-    let lock = File::create_new(&lock_path).map_err(failed("make", &lock_path))?;
+    let lock = own::create(&lock_path).map_err(failed("make", &lock_path))?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|error| failed("lock", &lock_path)(error.into()))?;
     let volumes = volumes_folder(path);
@@ -192,7 +200,7 @@ fn fill(path: &Path, state: &State, builder: &DirBuilder) -> Result<File, MountE
         .map_err(failed("make folder", volumes))?;
     let state_path = state_file(path);
     let text = serde_json::to_vec(state).map_err(io::Error::from);
-    text.and_then(|text| fs::write(&state_path, text))
+    text.and_then(|text| own::create(&state_path)?.write_all(&text))
         .map_err(failed("write", state_path))?;
     Ok(lock)
 }
@@ -212,4 +220,43 @@ fn state_file(path: &Path) -> PathBuf {
 fn failed(op: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> MountError {
     let path = path.into();
     move |source| MountError::Io { op, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn what_others_could_have_written_is_no_mount() {
+        let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+        let run = folder.path().join("1-0");
+        let builder = DirBuilder::new();
+        builder.create(&run).expect("the folder is new");
+        let state = State {
+            directory: PathBuf::from("/mnt"),
+            pid: 1,
+        };
+        let _lock = fill(&run, &state, &builder).expect("it can be made");
+        assert_eq!(read_state(&run), Some(state));
+        let file = state_file(&run);
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+        };
+        mode(&file, 0o666);
+        assert_eq!(read_state(&run), None);
+        mode(&file, 0o600);
+        mode(&run, 0o777);
+        assert_eq!(read_state(&run), None);
+        mode(&run, 0o700);
+        assert!(read_state(&run).is_some());
+        let link = folder.path().join("1-1");
+        symlink(&run, &link).expect("links can be made");
+        assert_eq!(read_state(&link), None);
+        fs::copy(&file, folder.path().join("moved")).expect("it is there");
+        fs::remove_file(&file).expect("it is there");
+        symlink(folder.path().join("moved"), &file).expect("links can be made");
+        assert_eq!(read_state(&run), None);
+    }
 }

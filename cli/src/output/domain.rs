@@ -15,6 +15,8 @@ pub struct RecoverReport {
     pub domain: String,
     /// Dead runs that were cleared up after.
     pub runs: usize,
+    /// Records that are not believed, and were left alone.
+    pub refused: usize,
     /// Whether a restore in place was finished.
     pub in_place: bool,
     /// Dead proofs, of any snapshot, that were cleared up after.
@@ -33,7 +35,7 @@ impl Report for RecoverReport {
             proofs => writeln!(out, "cleared up after {proofs} dead proofs")?,
         }
         match self.runs {
-            0 if self.in_place || self.proofs > 0 => Ok(()),
+            0 if self.in_place || self.proofs > 0 || self.refused > 0 => Ok(()),
             0 => writeln!(out, "{domain}: nothing to clear up"),
             1 => writeln!(out, "{domain}: cleared up after a dead run"),
             runs => writeln!(out, "{domain}: cleared up after {runs} dead runs"),

@@ -42,15 +42,26 @@ impl CheckpointName {
         let rest = name.strip_prefix("cairn-");
         let rest = rest.and_then(|rest| rest.strip_prefix(&repository.short()));
         let digits = rest.and_then(|rest| rest.strip_prefix('-'));
-        digits.is_some_and(|digits| {
-            digits.len() == DIGITS && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
-        })
+        digits.is_some_and(is_drawn)
+    }
+
+    /// Returns whether a checkpoint was made by the run that drew these digits, for whichever
+    /// repository.
+    pub fn is_drawn_as(name: &str, drawn: &str) -> bool {
+        let rest = name.strip_prefix("cairn-");
+        let parts = rest.and_then(|rest| rest.split_once('-'));
+        parts.is_some_and(|(repository, digits)| is_drawn(repository) && digits == drawn)
     }
 
     /// Returns the digits that were drawn, which serve as the run's own name too.
     pub fn drawn(&self) -> &str {
         &self.snapshot
     }
+}
+
+/// Returns whether a text may be the digits that a run has drawn.
+pub fn is_drawn(text: &str) -> bool {
+    text.len() == DIGITS && text.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
 impl Display for CheckpointName {

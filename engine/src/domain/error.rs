@@ -157,8 +157,10 @@ pub enum DomainError {
     /// QEMU may not use the run folder.
     #[error("QEMU may not make its socket in {folder}: {message}")]
     RunFolderDenied {
-        /// The run folder.
+        /// The folder for the socket.
         folder: PathBuf,
+        /// The user that it was given to, where libvirt tells who QEMU runs as.
+        user: Option<u32>,
         /// libvirt's words.
         message: String,
     },

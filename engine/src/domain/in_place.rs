@@ -22,8 +22,9 @@ pub use plan::{Plan, PlannedDisk, plan};
 
 use self::compare::Compared;
 use self::journal::{Journal, JournalDisk, Names};
-use super::DomainError;
+use self::qemu::Held;
 use super::lock::DomainLock;
+use super::{DomainError, named};
 use crate::format::domain::DomainRecord;
 use crate::format::manifest::DiskRecord;
 use crate::image::ImageError;
@@ -181,6 +182,16 @@ struct Work<'a> {
     lock: ImageLock,
 }
 
+impl Work<'_> {
+    fn held(&self) -> Held<'_> {
+        Held {
+            path: &self.names.disk,
+            format: &self.disk.format,
+            lock: &self.lock,
+        }
+    }
+}
+
 /// Sets a domain's disks back to a snapshot.
 pub fn restore_in_place(
     contents: &Arc<Contents>,
@@ -208,7 +219,7 @@ pub fn restore_in_place(
     let mut done = Vec::new();
     let mut changed = Vec::new();
     for work in &work {
-        let info = qemu::info(&work.names.disk, &work.disk.format)?;
+        let info = qemu::info(&work.held())?;
         let trust = compare::trusted_bitmap(record, work, &info);
         let compared = compare::write_overlay(contents, work, trust, options)?;
         if compared.overlay_bytes > 0 {
@@ -329,7 +340,8 @@ fn fit<'a>(record: &DiskRecord, domain: &'a DomainDescription) -> Result<(&'a Do
 
 /// Keeps writers from an image, and fails where there is one.
 fn lock(path: &Path) -> Result<ImageLock> {
-    let lock = ImageLock::keep_writers_out(path).map_err(|source| InPlaceError::Lock {
+    let lock = named::open(path).and_then(ImageLock::keep_writers_out_of);
+    let lock = lock.map_err(|source| InPlaceError::Lock {
         path: path.to_owned(),
         source,
     })?;

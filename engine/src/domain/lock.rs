@@ -1,11 +1,12 @@
 //! One Cairn at a time works on a domain of this host.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::DomainError;
+use crate::own;
 
 /// The right to work on a domain; given back when dropped, and by the kernel when the process ends.
 #[derive(Debug)]
@@ -20,15 +21,12 @@ impl DomainLock {
     ///
     /// [`DomainError::Busy`] where another process has it.
     pub fn take(run_folder: &Path, name: &str, uuid: &str) -> Result<Self, DomainError> {
+        own::make_passage(run_folder).map_err(DomainError::file("use", run_folder))?;
         let folder = run_folder.join("domains");
-        fs::create_dir_all(&folder).map_err(DomainError::file("make", &folder))?;
+        // Whoever could open the lock could hold it as well.
+        own::make_private(&folder).map_err(DomainError::file("use", &folder))?;
         let path = folder.join(format!("{uuid}.lock"));
-        let options = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path);
-        let file = options.map_err(DomainError::file("open", &path))?;
+        let file = own::open_lock(&path).map_err(DomainError::file("open", &path))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { _file: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(DomainError::Busy {

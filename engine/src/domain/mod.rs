@@ -11,6 +11,7 @@ pub mod in_place;
 pub mod instant;
 pub mod lock;
 pub mod memory;
+mod named;
 pub mod overlay;
 mod pipe;
 pub mod prove;

@@ -1,14 +1,18 @@
 //! Overlays that take a guest's writes while its images are read. They hold what the guest wrote,
 //! so they are committed back into the images whatever happens, and removed only after that.
 
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::after;
 use serde::{Deserialize, Serialize};
 
-use super::DomainError;
+use super::{DomainError, named};
 use crate::child;
 use crate::source::libvirt::xml::{DiskSource, DomainDescription, Element};
 use crate::source::libvirt::{Domain, DomainState, LibvirtError, Reason};
@@ -35,6 +39,10 @@ pub struct Overlay {
     pub format: String,
     /// Whether the image is a block device.
     pub is_device: bool,
+    /// Which file it was when the overlay was made: its device and inode, or its own number where
+    /// it is a device. Not known of overlays of earlier versions.
+    #[serde(default)]
+    pub identity: Option<(u64, u64)>,
 }
 
 /// Where an overlay stands in a disk's chain.
@@ -198,10 +206,7 @@ impl Overlay {
     }
 
     fn run_commit(&self) -> Result<()> {
-        let mut command = child::program("qemu-img");
-        // Without emptying the overlay, which is removed. Bitmaps in the image record the writes.
-        command.args(["commit", "-q", "-d", "-f", "qcow2", "--"]);
-        command.arg(&self.path).stdin(Stdio::null());
+        let (mut command, _open) = self.commit_command()?;
         let ran = command
             .output()
             .map_err(|error| self.stuck(&format!("cannot run qemu-img: {error}")))?;
@@ -213,6 +218,59 @@ impl Overlay {
                 Err(self.stuck(line))
             }
         }
+    }
+
+    /// Returns what commits the overlay into the image that it was made on, whatever its header
+    /// says: the user that QEMU ran as may have written that. An overlay of that user's is
+    /// committed with that user's rights, and one of ours by what is open.
+    fn commit_command(&self) -> Result<(Command, [File; 2])> {
+        let failed = |path: &Path| {
+            let path = path.display().to_string();
+            move |error: io::Error| self.stuck(&format!("{path}: {error}"))
+        };
+        let overlay = named::open(&self.path).map_err(failed(&self.path))?;
+        named::check_overlay(&overlay).map_err(failed(&self.path))?;
+        let base = self.open_base().map_err(failed(&self.base))?;
+        let found = overlay.metadata().map_err(failed(&self.path))?;
+        let user = rustix::process::geteuid();
+        let is_given = user.is_root() && found.uid() != user.as_raw();
+        let name = |file: &File, path: &Path| match is_given {
+            true => path.to_owned(),
+            false => named::of_ours(file),
+        };
+        let describe = |file: &File, path: &Path, format: &str| {
+            let folder = path.parent().unwrap_or(Path::new("/"));
+            let described = named::describe(file, &name(file, path), folder, format);
+            described.map_err(failed(path))
+        };
+        let mut top = describe(&overlay, &self.path, "qcow2")?;
+        top["backing"] = describe(&base, &self.base, &self.format)?;
+        let mut command = child::program("qemu-img");
+        // Without emptying the overlay, which is removed. Bitmaps in the image record the writes.
+        command.args(["commit", "-q", "-d", "--"]);
+        command.arg(format!("json:{top}")).stdin(Stdio::null());
+        if is_given {
+            command.uid(found.uid()).gid(found.gid());
+        }
+        Ok((command, [overlay, base]))
+    }
+
+    /// Opens the image, if it is still the one that the overlay was made on.
+    fn open_base(&self) -> io::Result<File> {
+        let Some(identity) = self.identity else {
+            return named::open(&self.base);
+        };
+        let check = |found: io::Result<Metadata>| match named::identity_of(&found?) == identity {
+            true => Ok(()),
+            false => Err(io::Error::other(
+                "it is another file than the overlay was made on",
+            )),
+        };
+        // The path may be a link; what it leads to is what counts.
+        check(std::fs::metadata(&self.base))?;
+        let file = File::open(&self.base)?;
+        check(file.metadata())?;
+        Ok(file)
     }
 
     /// Returns a definition in which the disk is the image.
@@ -302,6 +360,7 @@ mod tests {
             base: "/i/a.img".into(),
             format: "raw".to_owned(),
             is_device: false,
+            identity: None,
         }
     }
 
@@ -324,5 +383,69 @@ mod tests {
             "<disk type='file' device='disk'><driver name='qemu' type='raw'/>\
              <source file='/i/a.img'/><target dev='vda'/></disk>"
         );
+    }
+
+    fn qemu_img(args: &[&str]) {
+        let status = Command::new("qemu-img").args(args).status();
+        assert!(status.expect("qemu-img is there").success(), "{args:?}");
+    }
+
+    #[test]
+    fn what_is_committed_goes_into_the_image_that_it_was_made_on() {
+        let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+        let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        let (base, below, victim) = (at("base"), at("below"), at("victim"));
+        qemu_img(&["create", "-q", "-f", "qcow2", &below, "1M"]);
+        // Named as from the folder of whoever names it.
+        qemu_img(&[
+            "create", "-q", "-f", "qcow2", "-b", "below", "-F", "qcow2", &base,
+        ]);
+        std::fs::write(&victim, vec![7; 1 << 20]).expect("files can be written");
+        // Its header names another image, as whoever ran as QEMU's user could have it.
+        let path = at(".cairn-0-vda.overlay");
+        qemu_img(&[
+            "create", "-q", "-f", "qcow2", "-b", &victim, "-F", "raw", &path,
+        ]);
+        let mut io = Command::new("qemu-io");
+        io.args(["-f", "qcow2", "-c", "write -q -P 9 64k 64k", &path]);
+        assert!(io.status().expect("qemu-io is there").success());
+        let found = std::fs::metadata(&base).expect("it is there");
+        let mut overlay = overlay(&path);
+        overlay.base = PathBuf::from(&base);
+        overlay.format = "qcow2".to_owned();
+        overlay.identity = Some(named::identity_of(&found));
+        overlay.run_commit().expect("it is committed");
+        let kept = std::fs::read(&victim).expect("it is there");
+        assert!(
+            kept.iter().all(|byte| *byte == 7),
+            "another file was written"
+        );
+        let mut io = Command::new("qemu-io");
+        io.args(["-f", "qcow2", "-c", "read -q -P 9 64k 64k", &base]);
+        let read = io.output().expect("qemu-io is there");
+        let said = String::from_utf8_lossy(&read.stdout).into_owned();
+        assert!(read.status.success() && !said.contains("failed"), "{said}");
+        // A path that leads to another file by now, and an overlay that is one of another's.
+        let rename = |from: &str, to: &str| {
+            std::fs::hard_link(from, to).expect("links can be made");
+            std::fs::remove_file(from).expect("it is there");
+        };
+        rename(&base, &at("moved"));
+        std::os::unix::fs::symlink(&victim, &base).expect("links can be made");
+        let refused = overlay.run_commit().expect_err("it is another file");
+        assert!(refused.to_string().contains("another file"), "{refused}");
+        overlay.identity = None;
+        assert!(overlay.run_commit().is_err());
+        std::fs::remove_file(&base).expect("it is there");
+        rename(&at("moved"), &base);
+        if rustix::process::geteuid().is_root() {
+            // With that user's rights, who may not write to the image.
+            std::os::unix::fs::chown(&path, Some(65534), Some(65534)).expect("root may");
+            let refused = overlay.run_commit().expect_err("that user may not");
+            assert!(
+                refused.to_string().contains("ermission denied"),
+                "{refused}"
+            );
+        }
     }
 }

@@ -9,13 +9,14 @@ use rustix::fs::CWD;
 use super::TargetError;
 use super::partial::{Partial, rename_new};
 
-/// Writes a small file; it is whole or not there. Only its owner may read it.
+/// Writes a small file; it is whole or not there. Only its owner may read it. A link that has its
+/// name is replaced, and not what it points to.
 ///
 /// # Durability
 ///
 /// Durable on return.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), TargetError> {
-    let partial = Partial::create(path, true)?;
+    let partial = Partial::create_unfollowed(path)?;
     let private = fs::Permissions::from_mode(0o600);
     let set = partial.output().file().set_permissions(private);
     set.map_err(|source| TargetError::io("set the mode of", path, source))?;
@@ -39,8 +40,8 @@ pub fn rename_file(from: &Path, to: &Path) -> Result<(), TargetError> {
 }
 
 /// Makes what any process wrote to a file durable.
-pub fn sync_file(path: &Path) -> Result<(), TargetError> {
-    let synced = File::open(path).and_then(|file| file.sync_all());
+pub fn sync_open(path: &Path, file: &File) -> Result<(), TargetError> {
+    let synced = file.sync_all();
     synced.map_err(|source| TargetError::io("sync", path, source))
 }
 

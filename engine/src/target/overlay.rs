@@ -46,14 +46,14 @@ impl Overlay {
     /// Length of the blocks that it is written in, in bytes.
     pub const BLOCK_LEN: u64 = CLUSTER_LEN;
 
-    /// Begins an overlay of a disk of `size` bytes; what is at the path already is replaced. Only
-    /// its owner may read it.
+    /// Begins an overlay of a disk of `size` bytes; what is at the path already is replaced, and
+    /// not followed where it is a link. Only its owner may read it.
     pub fn create(path: &Path, size: u64, below: Below) -> Result<Self, TargetError> {
         if below.path.as_os_str().len() > NAME_LEN_MAX {
             let source = std::io::Error::other("the path is too long for a qcow2 header");
             return Err(TargetError::io("name", &below.path, source));
         }
-        let partial = Partial::create(path, true)?;
+        let partial = Partial::create_unfollowed(path)?;
         let private = fs::Permissions::from_mode(0o600);
         let set = partial.output().file().set_permissions(private);
         set.map_err(|source| TargetError::io("set the mode of", path, source))?;

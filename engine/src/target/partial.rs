@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, RenameFlags};
@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::TargetError;
 use super::in_use::InUse;
 use super::output::Output;
+use crate::own;
 
 /// Bytes of the file's own name that its temporary name keeps: with the rest it stays below the
 /// 255 that file systems allow.
@@ -34,7 +35,14 @@ impl Partial {
     /// Creates the file that is to be at `path`. Only its owner may read it, half or whole: a
     /// guest's disk holds what the guest keeps secret.
     pub(super) fn create(path: &Path, overwrite: bool) -> Result<Self, TargetError> {
-        let exists = fs::symlink_metadata(path).is_ok();
+        let found = fs::symlink_metadata(path).ok();
+        let exists = found.is_some();
+        // What another user's link leads to is not for this one to write.
+        let link = found.filter(fs::Metadata::is_symlink);
+        if let Some(link) = link.filter(|link| !own::may_follow(link)) {
+            let reason = format!("it is a symbolic link that belongs to user {}", link.uid());
+            return Err(TargetError::io("replace", path, io::Error::other(reason)));
+        }
         let replaced = InUse::lock(path)?;
         if exists && !overwrite {
             return Err(TargetError::Exists {
@@ -46,6 +54,15 @@ impl Partial {
             Ok(resolved) => resolved,
             Err(_) => path.to_owned(),
         };
+        Self::begin(path, overwrite, replaced)
+    }
+
+    /// Creates a file that takes the place of whatever is at `path`, a link included.
+    pub(super) fn create_unfollowed(path: &Path) -> Result<Self, TargetError> {
+        Self::begin(path.to_owned(), true, None)
+    }
+
+    fn begin(path: PathBuf, overwrite: bool, replaced: Option<InUse>) -> Result<Self, TargetError> {
         let Some(name) = path.file_name() else {
             return Err(TargetError::NotAFile { path });
         };

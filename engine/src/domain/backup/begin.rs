@@ -10,6 +10,7 @@ use crate::domain::hook::{self, Phase};
 use crate::domain::run_folder::RunFolder;
 use crate::format::domain::Consistency;
 use crate::source::libvirt::LibvirtError;
+use crate::source::libvirt::xml::SecurityLabel;
 
 /// What a moment gave.
 pub(super) struct Moment {
@@ -57,7 +58,7 @@ pub(super) fn at_one_moment_as(
         None => None,
     };
     hook::run(&options.hooks, Phase::BeforeJob, run.told)?;
-    begin().map_err(|error| explain(error, folder))?;
+    begin().map_err(|error| explain(error, folder, run.description.label))?;
     let time = Timestamp::now();
     let mut extras = Extras::read(run);
     let mut consistency = match held {
@@ -89,12 +90,13 @@ fn hold_still(run: &Run<'_>, folder: &mut RunFolder, held: Held) -> Result<Still
 }
 
 /// Tells a refused socket from all else: what to do about it is known.
-fn explain(error: LibvirtError, folder: &RunFolder) -> DomainError {
+fn explain(error: LibvirtError, folder: &RunFolder, label: Option<SecurityLabel>) -> DomainError {
     let message = &error.message;
     let is_denied = message.contains("Permission denied") || message.contains("socket");
     match is_denied && message.contains(&*folder.path().to_string_lossy()) {
         true => DomainError::RunFolderDenied {
             folder: folder.path().to_owned(),
+            user: label.map(|label| label.uid),
             message: error.message,
         },
         false => error.into(),

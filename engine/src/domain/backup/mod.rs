@@ -3,6 +3,7 @@
 mod begin;
 mod below;
 mod extras;
+mod far_folder;
 mod identity;
 mod lineage;
 mod memory;
@@ -18,6 +19,7 @@ mod view;
 mod watch;
 
 pub use extras::{NVRAM, TPM};
+pub(super) use far_folder::{is_remote_folder, remote_mark};
 pub use memory::{MEMORY, MEMORY_XML};
 pub(super) use offline::remove_bitmaps;
 pub use options::{
@@ -26,3 +28,4 @@ pub use options::{
 pub(super) use pull::end_job;
 pub(super) use remote::Host;
 pub use run::{DOMAIN_XML, back_up};
+pub(super) use scratch::{ScratchKind, scratch_mark};

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::after;
 
 use super::begin::{Moment, at_one_moment};
+use super::far_folder::{remote_mark, server_socket};
 use super::plan::{Plan, PlannedDisk};
-use super::remote::{Bridge, server_socket};
-use super::scratch::{Place, Scratch};
+use super::remote::Bridge;
+use super::scratch::{Place, Scratch, scratch_mark};
 use super::view::{Hold, Run, View};
 use super::watch::{Look, Trouble, Watch, go_on_after_io_error, look, look_at_paused};
 use crate::backup::DiskRequest;
@@ -58,7 +59,9 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         remote,
     };
     let label = run.description.label;
-    let mut folder = RunFolder::make(run.run_folder(), run.name.drawn(), label, record)?;
+    // QEMU's user of another host is none of this one's.
+    let here = label.filter(|_| there.is_none());
+    let mut folder = RunFolder::make(run.run_folder(), run.name.drawn(), here, record)?;
     let bridge = match run.host.zip(there.as_deref()) {
         Some((host, there)) => {
             let socket = folder.socket();
@@ -96,10 +99,8 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         let reason = "no thread can be started to watch the job".to_owned();
         return Err(DomainError::GivenUp { reason });
     }
-    let disks = plan
-        .disks
-        .iter()
-        .map(|planned| request(run, planned, &hold));
+    let disks = plan.disks.iter();
+    let disks = disks.map(|planned| request(run, planned, &hold));
     let disks = disks.collect::<Result<Vec<_>, _>>();
     // A bridge that broke explains what a disk does not.
     let disks = disks.map_err(|error| hold.stopped_by().unwrap_or(error))?;
@@ -117,14 +118,14 @@ fn remote(run: &Run<'_>) -> Result<Option<RemoteRecord>, DomainError> {
             let folder = host.choose_folder(drawn, run.description.label)?;
             Some(RemoteRecord {
                 uri,
-                mark: server_socket(&folder).to_string_lossy().into_owned(),
+                mark: remote_mark(&folder),
                 folder: Some(folder),
             })
         }
         (_, None) => Some(RemoteRecord {
             uri,
             folder: None,
-            mark: Scratch::mark(drawn),
+            mark: scratch_mark(drawn),
         }),
     })
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 
+use super::far_folder::{self, ROOTS_FOLDER, server_socket};
 use super::scratch::Room;
 use crate::child;
 use crate::domain::DomainError;
@@ -38,10 +39,6 @@ const COMPLAINT_MAX: Duration = Duration::from_secs(1);
 const LOOK_SECONDS: u32 = 2;
 /// What ends a round of looks.
 const ROUND: &str = ".";
-/// Where root's socket folders are on the host, and the beginning of everybody else's.
-const ROOTS_FOLDER: &str = "/run/cairn";
-const OTHERS_PREFIX: &str = "/tmp/cairn-";
-const SOCKET: &str = "nbd.sock";
 /// What all connections have: no questions, and an end when the host does not answer.
 const OPTIONS: [&str; 7] = [
     "BatchMode=yes",
@@ -211,13 +208,13 @@ impl Host {
             .parse()
             .map_err(|_| self.error(&format!("`id -u` prints `{}`", one_line(text.as_bytes()))))?;
         match (user, label) {
-            (0, _) => Ok(Path::new(ROOTS_FOLDER).join(drawn)),
+            (0, _) => Ok(far_folder::folder(drawn, true)),
             (_, Some(label)) if label.uid != user => Err(self.error(&format!(
                 "QEMU runs as user {} there, and user {user} cannot make it a folder for its \
                  socket: connect as root",
                 label.uid
             ))),
-            _ => Ok(PathBuf::from(format!("{OTHERS_PREFIX}{drawn}"))),
+            _ => Ok(far_folder::folder(drawn, false)),
         }
     }
 
@@ -238,9 +235,7 @@ impl Host {
 
     /// Removes a folder that [`Self::choose_folder`] chose; another one is left alone.
     pub(in crate::domain) fn remove_folder(&self, folder: &Path) -> Result<(), DomainError> {
-        let is_ours = folder.parent() == Some(Path::new(ROOTS_FOLDER))
-            || (folder.to_string_lossy()).starts_with(OTHERS_PREFIX);
-        if !is_ours || folder.components().any(|part| part.as_os_str() == "..") {
+        if !far_folder::is_ours(folder) {
             return Ok(());
         }
         let text = quoted(&folder.to_string_lossy());
@@ -445,11 +440,6 @@ impl Drop for Bridge {
         // Nobody is left to be told.
         drop(self.clear(&[]));
     }
-}
-
-/// Returns the path of QEMU's socket in a folder of a host.
-pub(super) fn server_socket(folder: &Path) -> PathBuf {
-    folder.join(SOCKET)
 }
 
 /// Writes the script that looks at folders until its stdin ends.

@@ -151,7 +151,10 @@ impl Attempt<'_> {
             source,
         };
         let state = self.settled_state()?;
-        let description = DomainDescription::parse(&domain.xml()?).map_err(xml)?;
+        let mut description = DomainDescription::parse(&domain.xml()?).map_err(xml)?;
+        if state.has_process() && description.label.is_none() {
+            description.label = domain.connection().qemu_user()?;
+        }
         let parent = match state.has_process() {
             true => lineage::newest_proven(domain, self.snapshots)?,
             false => {

@@ -50,7 +50,7 @@ enum Eye {
 
 /// What takes what the guest writes meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ScratchKind {
+pub(in crate::domain) enum ScratchKind {
     /// A file that takes what was there before.
     Scratch,
     /// An image above the disk's own that takes what is new.
@@ -63,6 +63,11 @@ impl ScratchKind {
             Self::Scratch => "scratch",
             Self::Overlay => "overlay",
         }
+    }
+
+    /// Returns the name of a disk's file of a run.
+    pub(in crate::domain) fn name(self, run: &str, target: &str) -> String {
+        format!("{}{target}.{}", scratch_mark(run), self.extension())
     }
 }
 
@@ -107,8 +112,10 @@ impl Scratch {
         let mut sizes: BTreeMap<PathBuf, u64> = BTreeMap::new();
         for (disk, size) in disks {
             let folder = options.folder.clone().unwrap_or_else(|| folder_of(disk));
-            let name = format!("{}{}.{}", Self::mark(run), disk.target, kind.extension());
-            files.insert(disk.target.clone(), folder.join(name));
+            files.insert(
+                disk.target.clone(),
+                folder.join(kind.name(run, &disk.target)),
+            );
             let total = sizes.entry(folder).or_default();
             *total = total.saturating_add(*size);
         }
@@ -138,11 +145,6 @@ impl Scratch {
     /// Returns the folders whose room is to be watched.
     pub(super) fn folders(&self) -> Vec<PathBuf> {
         self.reserves.keys().cloned().collect()
-    }
-
-    /// Returns how the names of a run's scratch files begin.
-    pub(super) fn mark(run: &str) -> String {
-        format!(".cairn-{run}-")
     }
 
     /// Returns the file of a disk.
@@ -187,6 +189,11 @@ impl Scratch {
             })
         })
     }
+}
+
+/// Returns how the names of a run's scratch files begin.
+pub(in crate::domain) fn scratch_mark(run: &str) -> String {
+    format!(".cairn-{run}-")
 }
 
 fn folder_of(disk: &DomainDisk) -> PathBuf {

@@ -22,6 +22,7 @@ use super::watch::{Trouble, Watch, go_on_after_io_error, look_for_pause};
 use crate::backup::DiskRequest;
 use crate::domain::DomainError;
 use crate::domain::freeze::Freeze;
+use crate::domain::named::identity_of;
 use crate::domain::overlay::{Overlay, Place, describe};
 use crate::domain::run_folder::{RunFolder, RunRecord};
 use crate::format::Unknown;
@@ -199,12 +200,14 @@ fn overlay(planned: &PlannedDisk, scratch: &Scratch) -> Result<Overlay, DomainEr
         }
     };
     format(planned)?;
+    let found = std::fs::metadata(base).map_err(DomainError::file("look at", base))?;
     Ok(Overlay {
         target: disk.target.clone(),
         path: scratch.file(&disk.target),
         base: base.clone(),
         format: disk.format.clone(),
         is_device,
+        identity: Some(identity_of(&found)),
     })
 }
 
@@ -470,6 +473,7 @@ mod tests {
             base: "/i/a.qcow2".into(),
             format: "qcow2".to_owned(),
             is_device: false,
+            identity: None,
         };
         let memory = Memory {
             path: "/i/.cairn-0.memory".into(),

@@ -2,16 +2,21 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use super::{DefineError, DefineOptions, NVRAM, Plan, Result, TPM, file};
 use crate::format::manifest::{FileRecord, Manifest};
+use crate::own;
 use crate::repository::Contents;
 use crate::restore::restore_file;
 
 /// Where libvirt keeps TPM states of the system's domains, each under its UUID.
 const TPM_FOLDER: &str = "/var/lib/libvirt/swtpm";
+/// Length of a UUID as text.
+const UUID_LEN: usize = 36;
 /// Longest TPM state that is unpacked, in bytes: those of backups are shorter.
 const TPM_LEN_MAX: u64 = 64 << 20;
 
@@ -32,16 +37,22 @@ impl FileRights {
         if path.is_dir() {
             return Ok(());
         }
+        // What was written, and nothing that its name leads to by now.
+        let opened = own::open_unfollowed(path, OFlags::RDONLY).map_err(file("open", path))?;
         if self.owner.is_some() || self.group.is_some() {
-            chown(path, self.owner, self.group).map_err(file("give away", path))?;
+            fchown(&opened, self.owner, self.group).map_err(file("give away", path))?;
         }
         let Some(mode) = self.mode else {
             return Ok(());
         };
         let mode = fs::Permissions::from_mode(mode);
-        fs::set_permissions(path, mode).map_err(file("set the mode of", path))
+        let set = opened.set_permissions(mode);
+        set.map_err(file("set the mode of", path))
     }
 }
+
+/// Follows no link, and waits for nobody who would read from a pipe.
+const UNFOLLOWED: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits() as i32;
 
 /// What this run has written. What was not there before is removed when this is dropped.
 #[derive(Default)]
@@ -83,10 +94,12 @@ impl Drop for Made {
 
 /// Returns the folder for a domain's TPM state, where the UUID is fit to name one.
 pub(in crate::domain) fn tpm_folder(uuid: &str) -> Option<PathBuf> {
-    let is_plain = uuid
-        .bytes()
-        .all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
-    is_plain.then(|| Path::new(TPM_FOLDER).join(uuid))
+    // Of another length it could be the folder of all of them.
+    let is_uuid = uuid.len() == UUID_LEN
+        && uuid
+            .bytes()
+            .all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    is_uuid.then(|| Path::new(TPM_FOLDER).join(uuid))
 }
 
 /// Writes the firmware's variables and the TPM's state, as far as the snapshot has them. What it
@@ -107,6 +120,7 @@ pub(super) fn write(
             .truncate(true)
             .create(true)
             .create_new(!options.force)
+            .custom_flags(UNFOLLOWED)
             .mode(0o600);
         let opened = opening.open(path).map_err(file("create", path))?;
         made.add(path, is_new);
@@ -159,4 +173,43 @@ pub(in crate::domain) fn unpack_tpm(
     archive
         .unpack(folder)
         .map_err(file("unpack the TPM's state to", folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_are_those_of_what_was_written_and_of_nothing_that_has_its_name() {
+        let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+        let (written, other) = (folder.path().join("written"), folder.path().join("other"));
+        let mode = |path: &Path| {
+            let found = fs::metadata(path).expect("it is there");
+            found.permissions().mode() & 0o777
+        };
+        let rights = FileRights {
+            mode: Some(0o660),
+            ..FileRights::default()
+        };
+        fs::write(&other, "").expect("files can be written");
+        fs::set_permissions(&other, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        fs::write(&written, "").expect("files can be written");
+        rights.apply(&written).expect("it is ours");
+        assert_eq!(mode(&written), 0o660);
+        fs::remove_file(&written).expect("it is there");
+        std::os::unix::fs::symlink(&other, &written).expect("links can be made");
+        assert!(rights.apply(&written).is_err());
+        assert_eq!(mode(&other), 0o600);
+    }
+
+    #[test]
+    fn only_a_whole_uuid_names_a_tpm() {
+        let uuid = "01234567-89ab-4def-8123-456789abcdef";
+        let found = tpm_folder(uuid).expect("it is one");
+        assert_eq!(found, Path::new(TPM_FOLDER).join(uuid));
+        // The first would be the folder of all of them.
+        for wrong in ["", "-", "01234567", "../../../../../../../../etc/passwd--"] {
+            assert_eq!(tpm_folder(wrong), None, "{wrong}");
+        }
+    }
 }

@@ -10,15 +10,15 @@
 //! neighbours must not be taken for whole.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File, Metadata};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::qemu::{self, Info};
+use super::qemu::{self, Held, Info};
 use super::{InPlaceError, Result, Work, check_off, describe, lock};
-use crate::domain::DomainError;
-use crate::limits::SMALL_DOCUMENT_LEN_MAX;
+use crate::domain::{DomainError, named};
+use crate::own;
 use crate::source::libvirt::xml::DiskSource;
 use crate::source::libvirt::{Domain, ImageLock};
 use crate::target::{TargetError, durable};
@@ -45,10 +45,12 @@ impl Names {
     pub(super) fn of(disk: &Path) -> Option<Self> {
         let mut disk = std::path::absolute(disk).ok()?;
         for _ in 0..LINKS_MAX {
-            let Ok(to) = fs::read_link(&disk) else {
+            // One of another user's is none: whoever locks the disk says so.
+            let may_follow = |found: &Metadata| found.is_symlink() && own::may_follow(found);
+            if !fs::symlink_metadata(&disk).is_ok_and(|found| may_follow(&found)) {
                 break;
-            };
-            disk = disk.parent()?.join(to);
+            }
+            disk = disk.parent()?.join(fs::read_link(&disk).ok()?);
         }
         let name = disk.file_name()?.to_owned();
         let beside = |extension: &str| {
@@ -62,6 +64,36 @@ impl Names {
             base: beside(".base"),
             journal: beside(".json"),
             disk,
+        })
+    }
+
+    /// Requires that the disk's hidden name is that of the file that is locked.
+    fn check_held(&self, lock: &ImageLock) -> Result<()> {
+        let held = lock.file().metadata();
+        let found = fs::symlink_metadata(&self.base).and_then(|found| Ok((found, held?)));
+        let (found, held) = found.map_err(|source| TargetError::Io {
+            op: "look at",
+            path: self.base.clone(),
+            source,
+        })?;
+        match named::identity_of(&found) == named::identity_of(&held) {
+            true => Ok(()),
+            false => Err(InPlaceError::Unfit {
+                target: self.disk.display().to_string(),
+                reason: format!("{} was replaced meanwhile", self.base.display()),
+            }),
+        }
+    }
+
+    /// Opens the overlay, if it is one that this user has written.
+    fn open_overlay(&self) -> Result<File> {
+        own::open(&self.overlay).map_err(|source| {
+            TargetError::Io {
+                op: "believe",
+                path: self.overlay.clone(),
+                source,
+            }
+            .into()
         })
     }
 
@@ -130,6 +162,22 @@ impl Journal {
         self.disks.iter().map(JournalDisk::names).collect()
     }
 
+    /// Requires that all its disks are among a domain's: no others are written to.
+    fn check_disks(&self, disks: &[Names]) -> Result<()> {
+        for names in self.names()? {
+            if !disks.contains(&names) {
+                return Err(InPlaceError::Unfit {
+                    target: names.disk.display().to_string(),
+                    reason:
+                        "it was to be set back, and is no disk of the domain any more: give it \
+                             back to the domain first"
+                            .to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Writes it: from now on the disks are the snapshot's.
     pub(super) fn write(&self) -> Result<()> {
         // The one that counts comes last.
@@ -163,13 +211,20 @@ impl Journal {
             if !exists(&names.base) {
                 durable::rename_file(&names.disk, &names.base)?;
             }
+            names.check_held(lock)?;
         }
         for ((disk, names), lock) in self.disks.iter().zip(&names).zip(locks) {
+            let held = Held {
+                path: &names.base,
+                format: &disk.format,
+                lock,
+            };
             for bitmap in &disk.bitmaps {
-                qemu::remove_bitmap(&names.base, bitmap, lock)?;
+                qemu::remove_bitmap(&held, bitmap)?;
             }
-            qemu::commit(&names.overlay, &names.base, &disk.format, lock)?;
-            durable::sync_file(&names.base)?;
+            qemu::commit(&names.open_overlay()?, &held)?;
+            durable::sync_open(&names.base, lock.file())?;
+            names.check_held(lock)?;
         }
         forget_checkpoints(domain)?;
         if let Some(first) = names.first() {
@@ -200,7 +255,8 @@ fn forget_checkpoints(domain: &Domain) -> Result<()> {
 /// # Errors
 ///
 /// Also where the domain runs and there is a journal, which only happens if someone gave the disks
-/// their names back by hand; and where a disk was set back together with another that is not where
+/// their names back by hand; where it is not this user's own, or names a disk that the domain has
+/// not; and where a disk was set back together with another that is not where
 /// it was, so that nobody can tell how far that came.
 pub fn recover(domain: &Domain, say: &(dyn Fn(&str) + Sync)) -> Result<bool> {
     let disks = disks(domain)?;
@@ -215,6 +271,7 @@ pub fn recover(domain: &Domain, say: &(dyn Fn(&str) + Sync)) -> Result<bool> {
             journal.snapshot
         ));
         check_off(domain)?;
+        journal.check_disks(&disks)?;
         let locks: Vec<ImageLock> = journal
             .disks
             .iter()
@@ -248,9 +305,15 @@ pub fn is_unfinished(domain: &Domain) -> std::result::Result<bool, DomainError> 
         Ok(found) => Ok(found.contains(&true)),
         Err(InPlaceError::Domain(error)) => Err(error),
         Err(InPlaceError::Libvirt(error)) => Err(error.into()),
-        Err(error) => Err(DomainError::GivenUp {
-            reason: format!("it cannot be told whether its disks are half restored: {error}"),
-        }),
+        Err(error) => {
+            let why = std::error::Error::source(&error).map(|source| format!(": {source}"));
+            let why = why.unwrap_or_default();
+            Err(DomainError::GivenUp {
+                reason: format!(
+                    "it cannot be told whether its disks are half restored: {error}{why}"
+                ),
+            })
+        }
     }
 }
 
@@ -306,20 +369,17 @@ fn lock_again(disk: &JournalDisk) -> Result<ImageLock> {
     }
 }
 
+/// Reads a journal. What it says is written to disks, so it must be one that this user wrote.
 fn read(path: &Path) -> Result<Option<Journal>> {
     let failed = |source| TargetError::Io {
-        op: "read",
+        op: "believe",
         path: path.to_owned(),
         source,
     };
-    let text = match fs::metadata(path) {
+    let text = match own::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Ok(found) if found.len() > SMALL_DOCUMENT_LEN_MAX => {
-            Err(std::io::Error::other("it is too long to be a journal"))
-        }
-        found => found.and_then(|_| fs::read(path)),
+        read => read.map_err(failed)?.1,
     };
-    let text = text.map_err(failed)?;
     let journal = serde_json::from_slice(&text).map_err(std::io::Error::from);
     Ok(Some(journal.map_err(failed)?))
 }
@@ -402,5 +462,50 @@ mod tests {
         let copy = serde_json::to_vec(&journal).expect("it is encoded");
         fs::write(&names[1].journal, copy).expect("files can be written");
         assert_eq!(begun(&names[1]), None);
+    }
+
+    #[test]
+    fn a_journal_that_others_could_have_written_is_refused() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+
+        let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+        let disk = folder.path().join("a.raw");
+        fs::write(&disk, "disk").expect("files can be written");
+        let names = Names::of(&disk).expect("a file");
+        let journal = Journal {
+            uuid: "ours".to_owned(),
+            snapshot: "1".to_owned(),
+            disks: vec![JournalDisk {
+                path: disk.clone(),
+                format: "raw".to_owned(),
+                bitmaps: Vec::new(),
+            }],
+        };
+        let other = folder.path().join("other");
+        fs::write(&other, "other").expect("files can be written");
+        symlink(&other, &names.journal).expect("links can be made");
+        assert!(begun(&names, "ours").is_err());
+        // The link is replaced, and not what it points to.
+        journal.write().expect("it can be written");
+        assert_eq!(fs::read(&other).expect("it is there"), b"other");
+        assert_eq!(
+            begun(&names, "ours").expect("it is ours"),
+            Some(journal.clone())
+        );
+        let open = fs::Permissions::from_mode(0o662);
+        fs::set_permissions(&names.journal, open).expect("it is ours");
+        assert!(begun(&names, "ours").is_err());
+        assert!(journal.check_disks(std::slice::from_ref(&names)).is_ok());
+        let another = Names::of(&other).expect("a file");
+        assert!(journal.check_disks(&[another]).is_err());
+        if rustix::process::geteuid().is_root() {
+            // A link of another user's is not followed to the disk.
+            let link = folder.path().join("link");
+            symlink("a.raw", &link).expect("links can be made");
+            assert_eq!(Names::of(&link).expect("a file").disk, disk);
+            std::os::unix::fs::lchown(&link, Some(65534), None).expect("root may");
+            assert_eq!(Names::of(&link).expect("a file").disk, link);
+            assert!(lock(&link).is_err());
+        }
     }
 }

@@ -1,13 +1,15 @@
 //! `qemu-img`, which knows how to write into images of any shape.
 
+use std::fs::File;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{InPlaceError, Result};
 use crate::child;
+use crate::domain::named;
 use crate::source::libvirt::ImageLock;
 
 /// What an image holds beside its disk.
@@ -19,13 +21,24 @@ pub(super) struct Info {
     pub(super) has_snapshots: bool,
 }
 
+/// A disk whose lock is held. It is written to by way of the lock, and so is the file that was
+/// locked, whatever has its name by then.
+#[derive(Clone, Copy)]
+pub(super) struct Held<'h> {
+    /// Where it is.
+    pub(super) path: &'h Path,
+    /// Its format.
+    pub(super) format: &'h str,
+    pub(super) lock: &'h ImageLock,
+}
+
 /// Asks for what an image holds. Changes nothing, and minds no lock.
-pub(super) fn info(path: &Path, format: &str) -> Result<Info> {
+pub(super) fn info(held: &Held<'_>) -> Result<Info> {
     let mut command = child::program("qemu-img");
     command
         .args(["info", "--output=json"])
-        .arg(named(&image(path, format)));
-    command.stdin(Stdio::null());
+        .arg(named(&held.image()?));
+    held.give_lock(&mut command)?;
     parse_info(&run(command, "info")?)
 }
 
@@ -54,54 +67,60 @@ fn parse_info(text: &str) -> Result<Info> {
 }
 
 /// Removes a bitmap; that it is not there is fine.
-pub(super) fn remove_bitmap(path: &Path, name: &str, lock: &ImageLock) -> Result<()> {
-    if !info(path, "qcow2")?
-        .bitmaps
-        .iter()
-        .any(|bitmap| bitmap == name)
-    {
+pub(super) fn remove_bitmap(held: &Held<'_>, name: &str) -> Result<()> {
+    if !info(held)?.bitmaps.iter().any(|bitmap| bitmap == name) {
         return Ok(());
     }
     let mut command = child::program("qemu-img");
     command
         .args(["bitmap", "--remove"])
-        .arg(named(&image(path, "qcow2")))
+        .arg(named(&held.image()?))
         .arg(name);
-    give_lock(&mut command, lock, path)?;
+    held.give_lock(&mut command)?;
     run(command, "bitmap").map(drop)
 }
 
 /// Writes all that an overlay holds into the image below it, which grows where it is smaller. Once
 /// more does no harm.
-pub(super) fn commit(overlay: &Path, below: &Path, format: &str, lock: &ImageLock) -> Result<()> {
-    let mut top = image(overlay, "qcow2");
-    top["backing"] = image(below, format);
+pub(super) fn commit(overlay: &File, below: &Held<'_>) -> Result<()> {
+    let file = json!({"driver": "file", "filename": named::of_ours(overlay).to_string_lossy(),
+        "locking": "off"});
+    let top = json!({"driver": "qcow2", "file": file, "backing": below.image()?});
     let mut command = child::program("qemu-img");
     // The overlay keeps what it holds: a crash may come before the disk is durable.
     command.args(["commit", "-q", "-d"]).arg(named(&top));
-    give_lock(&mut command, lock, below)?;
+    below.give_lock(&mut command)?;
     run(command, "commit").map(drop)
 }
 
-/// Describes an image to QEMU. It asks for no lock, since we hold it.
-fn image(path: &Path, format: &str) -> Value {
-    let file = json!({"driver": "file", "filename": path.to_string_lossy(), "locking": "off"});
-    json!({"driver": format, "file": file})
+impl Held<'_> {
+    /// Describes it to a QEMU that has its lock for input. It asks for no lock, since we hold it.
+    fn image(&self) -> Result<Value> {
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        let file = self.lock.file();
+        let image = named::describe(file, &named::input(), folder, self.format);
+        let mut image = image.map_err(|source| InPlaceError::Lock {
+            path: self.path.to_owned(),
+            source,
+        })?;
+        image["file"]["locking"] = json!("off");
+        Ok(image)
+    }
+
+    /// Lets a child hold our lock for as long as it lives, whatever becomes of us.
+    fn give_lock(&self, command: &mut Command) -> Result<()> {
+        let input = self.lock.for_child().map_err(|source| InPlaceError::Lock {
+            path: self.path.to_owned(),
+            source,
+        })?;
+        command.stdin(input);
+        Ok(())
+    }
 }
 
 /// Names a described image on a command line.
 fn named(image: &Value) -> String {
     format!("json:{image}")
-}
-
-/// Lets a child hold our lock for as long as it lives, whatever becomes of us.
-fn give_lock(command: &mut Command, lock: &ImageLock, path: &Path) -> Result<()> {
-    let input = lock.for_child().map_err(|source| InPlaceError::Lock {
-        path: path.to_owned(),
-        source,
-    })?;
-    command.stdin(input);
-    Ok(())
 }
 
 fn run(mut command: Command, what: &'static str) -> Result<String> {

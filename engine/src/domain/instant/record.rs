@@ -16,9 +16,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::DomainError;
 use crate::id::SnapshotId;
-use crate::limits::SMALL_DOCUMENT_LEN_MAX;
+use crate::own;
 use crate::storage::replace_file;
 
+/// Name of the export's socket.
+const SOCKET: &str = "nbd.sock";
 /// Version of records.
 pub const RECORD_VERSION: u32 = 1;
 
@@ -116,6 +118,7 @@ impl StateFolder {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
         let made = builder.create(&self.path);
+        let made = made.and_then(|()| own::make_private(&self.path));
         made.map_err(DomainError::file("make", &self.path))
     }
 
@@ -125,6 +128,8 @@ impl StateFolder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(DomainError::file("list", &self.path))?,
         };
+        // What stands in a record is run, served and removed.
+        own::check_folder(&self.path).map_err(DomainError::file("believe", &self.path))?;
         let mut records = Vec::new();
         for entry in entries {
             let path = entry.map_err(DomainError::file("list", &self.path))?.path();
@@ -132,7 +137,7 @@ impl StateFolder {
                 .extension()
                 .is_some_and(|extension| extension == "json")
             {
-                records.extend(read(&path).map_err(DomainError::file("read", &path))?);
+                records.extend(read(&path).map_err(DomainError::file("believe", &path))?);
             }
         }
         records.sort_by(|a, b| a.domain.cmp(&b.domain));
@@ -163,9 +168,7 @@ impl StateFolder {
     pub fn watch(&self, uuid: &str) -> Result<Option<Watch>, DomainError> {
         self.make()?;
         let path = self.file(uuid, "lock");
-        let mut options = File::options();
-        let opened = options.write(true).create(true).truncate(false).open(&path);
-        let file = opened.map_err(DomainError::file("open", &path))?;
+        let file = own::open_lock(&path).map_err(DomainError::file("open", &path))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
             locked => locked.map_err(|error| DomainError::file("lock", &path)(error.into()))?,
@@ -178,7 +181,7 @@ impl StateFolder {
 
     /// Returns the process that watches over a restore, if one does.
     pub fn watcher(&self, uuid: &str) -> Option<u32> {
-        let mut file = File::open(self.file(uuid, "lock")).ok()?;
+        let mut file = own::open(&self.file(uuid, "lock")).ok()?;
         let is_free = flock(&file, FlockOperation::NonBlockingLockShared).is_ok();
         let mut text = String::new();
         file.read_to_string(&mut text).ok()?;
@@ -188,22 +191,28 @@ impl StateFolder {
 
 /// Reads a record; one that another process removed meanwhile is none.
 fn read(path: &Path) -> io::Result<Option<Record>> {
-    let file = match File::open(path) {
+    let text = match own::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file?,
+        read => read?.1,
     };
-    let mut text = Vec::new();
-    file.take(SMALL_DOCUMENT_LEN_MAX).read_to_end(&mut text)?;
     let record: Record = serde_json::from_slice(&text)?;
     if record.version != RECORD_VERSION {
         let text = format!("its version {} is not known", record.version);
         return Err(io::Error::other(text));
+    }
+    // The folder of the socket is removed by the name that stands here.
+    let socket = Path::new("instant").join(&record.uuid).join(SOCKET);
+    let is_its = path.file_stem() == Some(record.uuid.as_ref()) && !record.uuid.contains('/');
+    if !is_its || !record.socket.is_absolute() || !record.socket.ends_with(socket) {
+        return Err(io::Error::other("it names what is not its own"));
     }
     Ok(Some(record))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn record(domain: &str, uuid: &str) -> Record {
@@ -216,7 +225,7 @@ mod tests {
             password_file: None,
             snapshot: SnapshotId::from_bytes([1; 32]),
             pin: format!("instant {uuid} host"),
-            socket: PathBuf::from("/s"),
+            socket: Path::new("/run/instant").join(uuid).join(SOCKET),
             group: Some(107),
             disks: Vec::new(),
             pull_limit: 0,
@@ -239,6 +248,40 @@ mod tests {
         states.remove("u1").expect("it is there");
         states.remove("u1").expect("once more does no harm");
         assert_eq!((found("web"), found("u1")), (None, None));
+    }
+
+    #[test]
+    fn records_that_name_what_is_not_their_own_are_refused() {
+        let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+        let states = StateFolder::new(folder.path().join("new"));
+        let refused = |record: &Record, file: &str| {
+            let path = states.path().join(file);
+            let text = serde_json::to_vec(record).expect("it is encoded");
+            fs::write(&path, text).expect("the folder is there");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
+            assert!(states.all().is_err(), "{record:?}");
+            fs::remove_file(path).expect("it is there");
+        };
+        let web = record("web", "u1");
+        states.save(&web).expect("it can be written");
+        refused(&web, "u2.json");
+        refused(&record("web", "../u"), "u.json");
+        let socket = |socket: &str| {
+            let mut record = record("web", "u2");
+            record.socket = socket.into();
+            refused(&record, "u2.json");
+        };
+        socket("/etc/shadow");
+        socket("/run/instant/u1/nbd.sock");
+        socket("instant/u2/nbd.sock");
+        let path = states.path().join("u1.json");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("it is ours");
+        assert!(states.all().is_err());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        assert_eq!(states.all().expect("it is ours").len(), 1);
+        let open = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(states.path(), open).expect("it is ours");
+        assert!(states.all().is_err());
     }
 
     #[test]

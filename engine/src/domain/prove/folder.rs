@@ -14,8 +14,8 @@
 //! second tells by itself that nobody needs it.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::io::{self, Write};
+use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,9 +23,10 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::ProveError;
+use crate::domain::checkpoint::is_drawn;
 use crate::domain::define::files::tpm_folder;
 use crate::domain::rewrite::new_uuid;
-use crate::limits::SMALL_DOCUMENT_LEN_MAX;
+use crate::own;
 use crate::source::libvirt::{Connection, LibvirtError, Reason};
 
 /// What the names of throw-away domains begin with, and those of folders beside images.
@@ -84,14 +85,8 @@ impl ProveFolder {
             let source = io::Error::other("a socket's path has at most 107 bytes");
             return Err(ProveError::file("use", &run)(source));
         }
-        fs::create_dir_all(&above).map_err(ProveError::file("make", &above))?;
         for folder in [above.parent().unwrap_or(&above), &above] {
-            // QEMU has to get through, and nobody has to list what is there. Another user's folder
-            // is as that user wants it.
-            drop(fs::set_permissions(
-                folder,
-                fs::Permissions::from_mode(0o711),
-            ));
+            own::make_passage(folder).map_err(ProveError::file("use", folder))?;
         }
         let text = serde_json::to_vec(&record).unwrap_or_default();
         let locked = own(&run, RECORD, &text, group)?;
@@ -167,11 +162,12 @@ fn own(folder: &Path, name: &str, text: &[u8], group: Option<u32>) -> Result<Fil
     made.map_err(ProveError::file("make", folder))?;
     let fill = || -> io::Result<File> {
         if let Some(group) = group {
-            chown(folder, None, Some(group))?;
+            lchown(folder, None, Some(group))?;
         }
         // What is made in it gets its group.
         fs::set_permissions(folder, fs::Permissions::from_mode(0o2750))?;
-        let mut file = File::create_new(folder.join(name))?;
+        // For this user alone: whoever could open it could hold its lock.
+        let mut file = own::create(&folder.join(name))?;
         flock(&file, FlockOperation::LockExclusive)?;
         file.write_all(text)?;
         Ok(file)
@@ -250,40 +246,62 @@ pub(super) fn end_domain(
     }
 }
 
+/// Returns what dead proofs have recorded. A record that this user did not write, or that names
+/// what no proof of its folder makes, is nobody's, and nothing is done about it.
 fn dead(parent: &Path) -> Vec<(PathBuf, ProveRecord, File)> {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     let dead = entries.filter_map(|entry| {
-        let (file, text) = locked(&entry.path().join(RECORD))?;
+        let path = entry.path();
+        let (file, text) = locked(&path, RECORD)?;
         let record: ProveRecord = serde_json::from_slice(&text).ok()?;
-        let folder = record.folder.file_name()?.to_str()?;
-        let is_ours = record.domain.starts_with(PREFIX) && folder == record.domain;
-        is_ours.then(|| (entry.path(), record, file))
+        let is_ours = record.is_of(entry.file_name().to_str()?);
+        is_ours.then_some((path, record, file))
     });
     dead.collect()
+}
+
+impl ProveRecord {
+    /// Returns whether a proof with the folder `digits` makes all that it names.
+    fn is_of(&self, digits: &str) -> bool {
+        let name = format!("{PREFIX}{digits}");
+        let folder = &self.folder;
+        // What was made there says whose it is, as long as it is there.
+        let is_gone = fs::symlink_metadata(folder).is_err();
+        let is_its = || {
+            let owner = own::check_folder(folder).and_then(|()| own::read(&folder.join(OWNER)));
+            owner.is_ok_and(|(_, text)| text == name.as_bytes())
+        };
+        is_drawn(digits)
+            && self.uuid.starts_with(digits)
+            && tpm_folder(&self.uuid).is_some()
+            && self.domain == name
+            && folder.is_absolute()
+            && folder.file_name() == Some(name.as_ref())
+            && (is_gone || is_its())
+    }
 }
 
 /// Returns folders whose owners are dead, and nothing that another user has made.
 fn orphans(dir: &Path) -> Vec<(PathBuf, File)> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let user = rustix::process::geteuid().as_raw();
     let orphans = entries.filter_map(|entry| {
         let name = entry.file_name();
         let path = entry.path();
-        let kind = fs::symlink_metadata(&path).ok()?;
-        let is_ours = name.to_str()?.starts_with(PREFIX) && kind.is_dir() && kind.uid() == user;
-        let (file, text) = is_ours.then(|| locked(&path.join(OWNER)))??;
+        let is_ours = name.to_str()?.starts_with(PREFIX);
+        let (file, text) = is_ours.then(|| locked(&path, OWNER))??;
         (text == name.as_encoded_bytes()).then_some((path, file))
     });
     orphans.collect()
 }
 
-/// Locks a file that nobody holds, and reads it.
-fn locked(path: &Path) -> Option<(File, Vec<u8>)> {
-    let file = File::open(path).ok()?;
+/// Locks a file of a folder of this user's that nobody holds, and reads it.
+fn locked(folder: &Path, name: &str) -> Option<(File, Vec<u8>)> {
+    own::check_folder(folder).ok()?;
+    let path = folder.join(name);
+    let file = own::open(&path).ok()?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
-    let mut text = Vec::new();
-    let read = (&file).take(SMALL_DOCUMENT_LEN_MAX).read_to_end(&mut text);
-    read.ok().map(|_| (file, text))
+    // Only now is it whole.
+    own::read(&path).ok().map(|(_, text)| (file, text))
 }
 
 #[cfg(test)]
@@ -334,6 +352,44 @@ mod tests {
         let (run_of, record) = (living.run.clone(), living.record.clone());
         drop(living);
         assert!(!run_of.exists() && !record.folder.exists());
+    }
+
+    #[test]
+    fn records_that_name_what_no_proof_makes_are_left_alone() {
+        let parent = tempfile::tempdir().expect("there is a folder for temporary files");
+        let (run, dir) = (parent.path().join("run"), parent.path().join("dir"));
+        fs::create_dir(&dir).expect("the folder is new");
+        let dying = ProveFolder::make(&run, &dir, "test:///default", None);
+        let dying = dying.expect("it can be made");
+        let (path, record) = (dying.run.join(RECORD), dying.record.clone());
+        dying.keep();
+        drop(dying);
+        let above = run.join("prove");
+        assert_eq!(dead(&above).len(), 1);
+        let victim = dir.join("victim").join(&record.domain);
+        fs::create_dir_all(&victim).expect("the folder is new");
+        let forged = |forge: &dyn Fn(&mut ProveRecord)| {
+            let mut forged = record.clone();
+            forge(&mut forged);
+            fs::write(&path, serde_json::to_vec(&forged).expect("it is encoded"))
+                .expect("it is written");
+            assert!(dead(&above).is_empty(), "{forged:?}");
+        };
+        forged(&|record| record.folder = victim.clone());
+        forged(&|record| record.folder = "/etc".into());
+        forged(&|record| record.domain = "web1".to_owned());
+        forged(&|record| record.uuid = String::new());
+        forged(&|record| record.uuid = "../../../etc".to_owned());
+        // Another domain's TPM would go with it.
+        forged(&|record| record.uuid = "00000000-0000-4000-8000-000000000000".to_owned());
+        let text = serde_json::to_vec(&record).expect("it is encoded");
+        fs::write(&path, &text).expect("it is written");
+        assert_eq!(dead(&above).len(), 1);
+        let elsewhere = dir.join("elsewhere");
+        fs::copy(&path, &elsewhere).expect("it is there");
+        fs::remove_file(&path).expect("it is there");
+        std::os::unix::fs::symlink(&elsewhere, &path).expect("links can be made");
+        assert!(dead(&above).is_empty());
     }
 
     #[test]

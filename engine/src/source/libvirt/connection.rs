@@ -6,6 +6,7 @@ use virt::connect::Connect;
 use virt::sys;
 
 use super::events::Events;
+use super::xml::SecurityLabel;
 use super::{Domain, LibvirtError, library};
 
 /// Seconds between two questions whether the daemon is still there, and how many it may miss.
@@ -141,6 +142,12 @@ impl Connection {
     pub fn capabilities(&self) -> Result<String, LibvirtError> {
         let capabilities = self.raw().capabilities();
         capabilities.map_err(|error| LibvirtError::of("tell its capabilities", &error))
+    }
+
+    /// Returns the user that QEMU runs as where a domain names none, if the host tells.
+    pub fn qemu_user(&self) -> Result<Option<SecurityLabel>, LibvirtError> {
+        let read = SecurityLabel::of_host(&self.capabilities()?);
+        read.map_err(|_| LibvirtError::invalid("read its capabilities", "they are not XML"))
     }
 
     /// Returns the folder of a storage pool that keeps files.

@@ -80,7 +80,8 @@ pub struct DomainDescription {
     pub has_agent: bool,
     /// UUIDs of the secrets that it uses.
     pub secrets: Vec<String>,
-    /// The user that its QEMU runs as, where the domain runs.
+    /// The user that its QEMU runs as, where the domain runs and says so. With
+    /// `security_default_confined = 0` it does not: see [`SecurityLabel::of_host`].
     pub label: Option<SecurityLabel>,
 }
 
@@ -154,18 +155,33 @@ fn collect_secrets(element: &Element, found: &mut Vec<String>) {
     }
 }
 
-/// Reads a label such as `+64055:+994` of the DAC model.
-fn label(label: &Element) -> Option<SecurityLabel> {
-    if label.get("model") != Some("dac") {
-        return None;
+impl SecurityLabel {
+    /// Reads the user that a host runs its QEMU as where a domain names none of its own, from the
+    /// host's capabilities.
+    pub fn of_host(capabilities: &str) -> Result<Option<Self>, XmlError> {
+        let root = Element::parse(capabilities, "capabilities")?;
+        let host = root.first("host").into_iter();
+        let mut models = host.flat_map(|host| host.all("secmodel"));
+        let dac = models.find(|model| model.text_at("model").as_deref() == Some("dac"));
+        let label = dac.and_then(|model| model.text_at("baselabel"));
+        Ok(label.and_then(|label| Self::of(&label)))
     }
-    let text = label.text_at("label")?;
-    let (user, group) = text.split_once(':')?;
-    let id = |text: &str| text.trim_start_matches('+').parse().ok();
-    Some(SecurityLabel {
-        uid: id(user)?,
-        gid: id(group)?,
-    })
+
+    /// Reads a label such as `+64055:+994` of the DAC model.
+    fn of(text: &str) -> Option<Self> {
+        let (user, group) = text.trim().split_once(':')?;
+        let id = |text: &str| text.trim_start_matches('+').parse().ok();
+        Some(Self {
+            uid: id(user)?,
+            gid: id(group)?,
+        })
+    }
+}
+
+fn label(label: &Element) -> Option<SecurityLabel> {
+    let is_dac = label.get("model") == Some("dac");
+    let text = label.text_at("label").filter(|_| is_dac)?;
+    SecurityLabel::of(&text)
 }
 
 fn disk(disk: &Element) -> Option<DomainDisk> {
@@ -260,6 +276,21 @@ mod tests {
         assert_eq!(domain.nvram, Some("/n.fd".into()));
         assert_eq!(domain.secrets, ["s"]);
         assert!(domain.has_tpm && domain.has_agent);
+        Ok(())
+    }
+
+    #[test]
+    fn a_host_tells_whom_its_qemu_runs_as() -> Result<(), XmlError> {
+        let of =
+            |text: &str| SecurityLabel::of_host(&format!("<capabilities>{text}</capabilities>"));
+        let host = "<host><secmodel><model>apparmor</model><doi>0</doi></secmodel><secmodel>\
+            <model>dac</model><doi>0</doi><baselabel type='kvm'>+64055:+994</baselabel>\
+            <baselabel type='qemu'>+64055:+994</baselabel></secmodel></host>";
+        let (uid, gid) = (64055, 994);
+        assert_eq!(of(host)?, Some(SecurityLabel { uid, gid }));
+        assert_eq!(of("<host/>")?, None);
+        assert_eq!(of("")?, None);
+        assert_eq!(of(&host.replace("+64055:+994", "qemu"))?, None);
         Ok(())
     }
 }
