@@ -46,6 +46,7 @@ mod repair;
 mod repair_killed;
 mod resting;
 mod restore;
+mod salvage;
 mod snapshots;
 mod stats;
 mod umount;

@@ -48,12 +48,19 @@ impl Meter {
     }
 }
 
-impl Drop for Meter {
-    fn drop(&mut self) {
+impl Meter {
+    /// Shows no more.
+    pub fn end(&mut self) {
         if let Some((stop, thread)) = self.running.take() {
             drop(stop);
             drop(thread);
         }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
