@@ -51,7 +51,8 @@ pub(super) fn hint(cause: Cause<'_>) -> Option<&'static str> {
 
 /// What can be done about damage, wherever it shows.
 pub const DAMAGE_HINT: &str = "`cairn verify` names what is damaged and whom it hurts, \
-    `cairn repair` mends what can be mended, and `cairn restore --salvage` writes all that is whole";
+    `cairn repair` mends what can be mended, and `cairn restore --salvage` writes all that is \
+    whole";
 
 /// Returns that, where a disk's recipe or its bytes are damaged.
 pub fn damage_hint(cause: Cause<'_>) -> Option<&'static str> {
