@@ -433,6 +433,7 @@ fn hint_for_cause(cause: Cause<'_>) -> Option<String> {
         .or_else(|| cause.downcast_ref().and_then(mount_hint))
         .or_else(|| cause.downcast_ref().and_then(target_hint))
         .or_else(|| cause.downcast_ref().and_then(guest_hint))
+        .or_else(|| repair::damage_hint(cause))
         .or_else(|| domain_hint(cause));
     hint.map(str::to_owned)
 }
@@ -470,9 +471,7 @@ fn repository_hint(error: &RepositoryError) -> Option<&'static str> {
             source: FormatError::Malformed { .. } | FormatError::BadDocument { .. },
         } => Some("restore `config` from a copy before you go on"),
         error if error.is_unsupported() => Some("a newer cairn made it: use that one"),
-        error if error.is_damage() => {
-            Some("`cairn verify` names what is damaged, and whom it hurts")
-        }
+        error if error.is_damage() => Some(repair::DAMAGE_HINT),
         _ => None,
     }
 }

@@ -1,7 +1,11 @@
 //! Restore: writes a snapshot's disk to a target, or one of its files to a writer, every chunk
 //! compared with its id on the way.
 
+mod salvage;
+
 use std::io::{self, Write};
+
+pub use salvage::{Salvaged, salvage_disk};
 
 use crate::chunker::ChunkRef;
 use crate::format::manifest::{DiskRecord, FileRecord};

@@ -50,6 +50,7 @@ mod repair_killed;
 mod resized;
 mod resting;
 mod restore;
+mod salvage;
 mod snapshots;
 mod stats;
 mod terminal;

@@ -1,5 +1,7 @@
 //! What the errors of a repair mean.
 
+use cairn_engine::image::ImageError;
+use cairn_engine::recipe::RecipeError;
 use cairn_engine::repair::RepairError;
 use cairn_engine::repository::RepositoryError;
 
@@ -45,4 +47,16 @@ pub(super) fn hint(cause: Cause<'_>) -> Option<&'static str> {
         RepairError::Writers(_) => Some("run it again when they have ended"),
         _ => None,
     }
+}
+
+/// What can be done about damage, wherever it shows.
+pub const DAMAGE_HINT: &str = "`cairn verify` names what is damaged and whom it hurts, \
+    `cairn repair` mends what can be mended, and `cairn restore --salvage` writes all that is \
+    whole";
+
+/// Returns that, where a disk's recipe or its bytes are damaged.
+pub fn damage_hint(cause: Cause<'_>) -> Option<&'static str> {
+    let recipe = cause.downcast_ref().is_some_and(RecipeError::is_damage);
+    let image = cause.downcast_ref().is_some_and(ImageError::is_damage);
+    (recipe || image).then_some(DAMAGE_HINT)
 }

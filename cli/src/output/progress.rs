@@ -76,12 +76,19 @@ fn log(verb: &str, progress: &Progress, stopped: &Receiver<()>) {
     }
 }
 
-impl Drop for Meter {
-    fn drop(&mut self) {
+impl Meter {
+    /// Shows no more.
+    pub fn end(&mut self) {
         if let Some((stop, thread)) = self.running.take() {
             drop(stop);
             drop(thread);
         }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

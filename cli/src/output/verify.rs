@@ -1,5 +1,6 @@
 //! What `verify` says.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 
 use cairn_engine::id::SnapshotId;
@@ -181,6 +182,31 @@ impl VerifyReport {
     }
 }
 
+impl VerifyReport {
+    /// Says what can be done about damage.
+    fn write_ways_out(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.errors.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "`cairn repair` mends what can be mended")?;
+        let hurts = || self.errors.iter().flat_map(|damage| &damage.hurts);
+        let Some(hurt) = hurts().find(|hurt| !hurt.is_file) else {
+            return Ok(());
+        };
+        let snapshots: HashSet<_> = hurts().map(|hurt| hurt.snapshot).collect();
+        let of = match snapshots.len() {
+            1 => String::new(),
+            count => format!(", and so for each of the {count} snapshots that are hurt"),
+        };
+        let id = hurt.snapshot.short();
+        writeln!(
+            out,
+            "`cairn restore {id} --to DIR/ --salvage` writes all of it that is whole, and names \
+             the guest's files that are not{of}"
+        )
+    }
+}
+
 impl Report for VerifyReport {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         write_damage(out, "damaged", &self.errors)?;
@@ -195,6 +221,7 @@ impl Report for VerifyReport {
             1 => writeln!(out, "1 damaged object")?,
             count => writeln!(out, "{count} damaged objects")?,
         }
+        self.write_ways_out(out)?;
         self.coverage.write(out)?;
         if self.without_parity > 0 {
             let count = self.without_parity;

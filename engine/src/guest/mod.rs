@@ -8,6 +8,7 @@ pub mod ext4;
 pub mod fat;
 mod fields;
 pub mod guard;
+pub mod hurt;
 pub mod lvm;
 pub mod ntfs;
 pub mod open;

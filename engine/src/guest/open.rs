@@ -121,10 +121,20 @@ impl Layout {
     /// Looks into disks, by their names. Logical volumes may lie on several of them. What cannot be
     /// read is a part that says why.
     pub fn read(disks: Vec<(String, SharedVolume)>) -> Self {
+        Self::read_over(disks, |_, volume| volume)
+    }
+
+    /// Does the same, and has each disk, with a cache in front of it, read through what `over`
+    /// makes of it.
+    pub fn read_over(
+        disks: Vec<(String, SharedVolume)>,
+        over: impl Fn(&str, SharedVolume) -> SharedVolume,
+    ) -> Self {
         let mut layouts = Vec::new();
         // Physical volumes, with the disk that each is on.
         let mut members = Vec::new();
         for (index, (target, volume)) in disks.into_iter().enumerate() {
+            let volume = over(&target, Arc::new(Cached::new(volume)));
             let layout = read_disk(target, volume);
             for area in &layout.areas {
                 if let (Content::LvmMember, Ok(volume)) = (area.content, &area.volume) {
@@ -175,7 +185,6 @@ impl Layout {
 }
 
 fn read_disk(target: String, volume: SharedVolume) -> DiskLayout {
-    let volume: SharedVolume = Arc::new(Cached::new(volume));
     let size = volume.size();
     let table = match partition::read(&*volume) {
         Ok(table) => table,

@@ -139,7 +139,10 @@ impl Volume for Cached {
         let mut rest = buf;
         while !rest.is_empty() {
             let within = usize::try_from(at % CACHE_BLOCK_LEN as u64).unwrap_or_default();
-            let block = self.block(at / CACHE_BLOCK_LEN as u64)?;
+            let Ok(block) = self.block(at / CACHE_BLOCK_LEN as u64) else {
+                // What cannot be read of a block may not be what is wanted of it.
+                return self.inner.read_at(at, rest);
+            };
             let held = block.get(within..).unwrap_or_default();
             let len = held.len().min(rest.len());
             if len == 0 {
@@ -157,6 +160,7 @@ impl Volume for Cached {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::ops::Range;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -212,6 +216,36 @@ mod tests {
                 .expect("within the disk");
         }
         assert_eq!(disk.1.load(Ordering::Relaxed), 1);
+    }
+
+    /// A disk of which some bytes cannot be read.
+    struct Hurt(Range<u64>);
+
+    impl Volume for Hurt {
+        fn size(&self) -> u64 {
+            3 * CACHE_BLOCK_LEN as u64
+        }
+
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+            match offset < self.0.end && self.0.start < offset + buf.len() as u64 {
+                true => Err(io::ErrorKind::InvalidData.into()),
+                false => Ok(buf.fill(7)),
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_hurts_no_neighbour() {
+        let cached = Cached::new(Arc::new(Hurt(20_000..20_010)));
+        let mut bytes = [0; 100];
+        cached.read_at(19_900, &mut bytes).expect("it ends before");
+        cached.read_at(20_010, &mut bytes).expect("it begins after");
+        assert_eq!(bytes, [7; 100]);
+        assert!(cached.read_at(19_901, &mut bytes).is_err());
+        let mut across = [0; 4000];
+        cached
+            .read_at(15_000, &mut across)
+            .expect("the first block is whole");
     }
 
     #[test]

@@ -82,4 +82,12 @@ impl RecipeError {
             Self::Unwritable { .. } | Self::DiskTooLarge { .. } => false,
         }
     }
+
+    /// Returns which node cannot be had or cannot stand where it does.
+    pub fn place(&self) -> Option<NodePlace> {
+        match self {
+            Self::Unreadable { place, .. } | Self::Inconsistent { place, .. } => Some(*place),
+            Self::Unwritable { .. } | Self::DiskTooLarge { .. } => None,
+        }
+    }
 }

@@ -23,7 +23,7 @@ pub use error::{Cause, NodeError, RecipeError};
 pub use read::Recipe;
 pub use shape::{NodePlace, Shape};
 pub use visit::NodeVisitor;
-pub use walker::{Chunks, RegionChunks, Regions};
+pub use walker::{Chunks, Faults, RegionChunks, Regions};
 
 use crate::format::recipe::Node;
 use crate::id::NodeId;

@@ -18,6 +18,16 @@ impl<'a> Recipe<'a> {
     ///
     /// Ends after the first error.
     pub fn chunks_in(&self, range: Range<u64>) -> Chunks<'a> {
+        self.chunks(range, None)
+    }
+
+    /// Does the same past what is lost: each fault goes to `faults`, and what is below the node
+    /// that it names is left out. Ends after the first error that `faults` does not take.
+    pub fn chunks_past(&self, range: Range<u64>, faults: Faults<'a>) -> Chunks<'a> {
+        self.chunks(range, Some(faults))
+    }
+
+    fn chunks(&self, range: Range<u64>, faults: Option<Faults<'a>>) -> Chunks<'a> {
         let window_len = self.shape().window_len();
         let end = range.end.min(self.shape().size());
         // A chunk is no longer than a window, so it can reach in from the leaf before only.
@@ -27,7 +37,7 @@ impl<'a> Recipe<'a> {
             false => 0..0,
         };
         Chunks {
-            leaves: Leaves::new(*self, windows),
+            leaves: Leaves::new(*self, windows, faults),
             leaf: None,
             decided: 0,
             range: range.start..end,
@@ -42,7 +52,18 @@ impl<'a> Recipe<'a> {
             chunks: self.chunks_in(0..self.shape().size()).peekable(),
         }
     }
+
+    /// Does the same past what is lost, as [`Recipe::chunks_past`] does.
+    pub fn regions_past(&self, faults: Faults<'a>) -> Regions<'a> {
+        let chunks = self.chunks_past(0..self.shape().size(), faults);
+        Regions {
+            chunks: chunks.peekable(),
+        }
+    }
 }
+
+/// Takes a fault of a recipe in, or gives it back where the walk is to end with it.
+pub type Faults<'f> = &'f (dyn Fn(RecipeError) -> Result<(), RecipeError> + Sync);
 
 /// The chunks of a disk range; see [`Recipe::chunks_in`].
 pub struct Chunks<'a> {
@@ -90,9 +111,12 @@ impl Iterator for Chunks<'_> {
                 continue;
             };
             if chunk.offset < self.decided {
-                let error = open.leaf.overlap();
-                self.end();
-                return Some(Err(error));
+                if let Err(error) = self.leaves.pass(open.leaf.overlap()) {
+                    self.end();
+                    return Some(Err(error));
+                }
+                self.leaf = None;
+                continue;
             }
             self.decided = chunk.end();
             if chunk.offset >= self.range.end {
@@ -185,6 +209,8 @@ struct Leaves<'a> {
     started: bool,
     /// The inner nodes on the way to the next leaf, each with its next child.
     path: Vec<OpenInner>,
+    /// Who takes faults in; without one the first ends the walk.
+    faults: Option<Faults<'a>>,
 }
 
 struct OpenInner {
@@ -194,12 +220,21 @@ struct OpenInner {
 }
 
 impl<'a> Leaves<'a> {
-    fn new(recipe: Recipe<'a>, windows: Range<u64>) -> Self {
+    fn new(recipe: Recipe<'a>, windows: Range<u64>, faults: Option<Faults<'a>>) -> Self {
         Self {
             recipe,
             windows,
             started: false,
             path: Vec::new(),
+            faults,
+        }
+    }
+
+    /// Goes on past a fault, where someone takes it in.
+    fn pass(&self, fault: RecipeError) -> Result<(), RecipeError> {
+        match self.faults {
+            Some(faults) => faults(fault),
+            None => Err(fault),
         }
     }
 
@@ -222,7 +257,10 @@ impl<'a> Leaves<'a> {
         if self.windows.is_empty() || self.recipe.is_empty() {
             return Ok(None);
         }
-        let node = self.recipe.root_node()?;
+        let node = match self.recipe.root_node() {
+            Ok(node) => node,
+            Err(fault) => return self.pass(fault).map(|()| None),
+        };
         let place = self.recipe.shape().root_place();
         Ok(self.enter(place, self.recipe.root(), node))
     }
@@ -248,7 +286,13 @@ impl<'a> Leaves<'a> {
                 break;
             }
             let id = child.id;
-            let node = self.recipe.child_node(place, child)?;
+            let node = match self.recipe.child_node(place, child) {
+                Ok(node) => node,
+                Err(fault) => {
+                    self.pass(fault)?;
+                    continue;
+                }
+            };
             if let Some(leaf) = self.enter(place, id, node) {
                 return Ok(Some(leaf));
             }

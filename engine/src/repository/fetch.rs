@@ -33,6 +33,9 @@ type Elsewhere<'c> = (&'c ChunkRef, Option<usize>);
 /// Takes runs of bytes with their disk offsets, and may refuse to go on.
 pub type Sink<'s, E> = dyn FnMut(u64, &[u8]) -> Result<(), E> + 's;
 
+/// Takes a chunk that no pack gives back whole, with the reason, or gives it back as the failure.
+pub type Lost<'l, E> = dyn FnMut(&ChunkRef, RepositoryError) -> Result<(), E> + 'l;
+
 impl Contents {
     /// Hands the bytes of `chunks` to `sink`, with the disk offset of each run, in any order.
     /// Chunks that touch on the disk and in a frame come as one run.
@@ -45,6 +48,21 @@ impl Contents {
         chunks: &[ChunkRef],
         fetcher: &mut Fetcher,
         sink: &mut Sink<'_, E>,
+    ) -> Result<(), E> {
+        self.fetch_past(chunks, fetcher, sink, &mut |_, error| Err(error.into()))
+    }
+
+    /// Does the same, and hands each chunk that is lost to `lost`, which says whether to go on.
+    ///
+    /// # Errors
+    ///
+    /// What `lost` and `sink` return, and a failure that is none of a chunk.
+    pub fn fetch_past<E: From<RepositoryError>>(
+        &self,
+        chunks: &[ChunkRef],
+        fetcher: &mut Fetcher,
+        sink: &mut Sink<'_, E>,
+        lost: &mut Lost<'_, E>,
     ) -> Result<(), E> {
         let ids: Vec<ContentId> = chunks.iter().map(|chunk| chunk.id.into()).collect();
         let places = self.locate(&ids)?;
@@ -67,7 +85,7 @@ impl Contents {
         }
         match elsewhere.is_empty() {
             true => Ok(()),
-            false => self.fetch_elsewhere(&elsewhere, failures, sink),
+            false => self.fetch_elsewhere(&elsewhere, failures, sink, lost),
         }
     }
 
@@ -158,6 +176,7 @@ impl Contents {
         wanted: &[Elsewhere<'_>],
         failures: Vec<PackError>,
         sink: &mut Sink<'_, E>,
+        lost: &mut Lost<'_, E>,
     ) -> Result<(), E> {
         let ids: HashSet<ContentId> = wanted.iter().map(|(chunk, _)| chunk.id.into()).collect();
         let mut copies = self.copies(&ids)?;
@@ -176,7 +195,7 @@ impl Contents {
                 }
                 Ok(_) => {
                     let missing = RepositoryError::MissingChunk { chunk: id, range };
-                    return Err(self.verdict(missing).into());
+                    lost(chunk, self.verdict(missing))?;
                 }
                 Err(RepositoryError::Pack(source)) => {
                     let source = Arc::new(source);
@@ -185,7 +204,7 @@ impl Contents {
                         range,
                         source,
                     };
-                    return Err(self.verdict(damaged).into());
+                    lost(chunk, self.verdict(damaged))?;
                 }
                 Err(error) => return Err(error.into()),
             }

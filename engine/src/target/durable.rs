@@ -4,9 +4,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, renameat};
 
 use super::TargetError;
+use super::in_use::InUse;
 use super::partial::{Partial, rename_new};
 
 /// Writes a small file; it is whole or not there. Only its owner may read it. A link that has its
@@ -36,6 +37,13 @@ pub fn remove_file(path: &Path) -> Result<(), TargetError> {
 /// Gives a file another name in its folder, which must be free. Durable on return.
 pub fn rename_file(from: &Path, to: &Path) -> Result<(), TargetError> {
     rename_new(CWD, from, to).map_err(|errno| TargetError::io("rename", from, errno))?;
+    sync_folder_of(to)
+}
+
+/// Gives a file the name of another, which goes unless something has it in use. Durable on return.
+pub fn replace_file(from: &Path, to: &Path) -> Result<(), TargetError> {
+    let _held = InUse::lock(to)?;
+    renameat(CWD, from, CWD, to).map_err(|errno| TargetError::io("rename", from, errno))?;
     sync_folder_of(to)
 }
 

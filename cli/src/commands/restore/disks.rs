@@ -20,7 +20,7 @@ use crate::context::Context;
 use crate::exit::{CliError, Outcome};
 use crate::output::restore::{RestoreReport, RestoredDisk};
 
-use super::{ImageFormat, Work};
+use super::{ImageFormat, Work, salvage};
 
 /// The snapshot's document, beside the disks that are restored to a folder.
 const MANIFEST_FILE: &str = "manifest.json";
@@ -38,6 +38,8 @@ pub struct DisksArgs<'a> {
     pub format: Option<ImageFormat>,
     /// Whether what is there is overwritten.
     pub force: bool,
+    /// Whether what is whole is wanted even where something is lost.
+    pub salvage: bool,
 }
 
 impl DisksArgs<'_> {
@@ -67,8 +69,11 @@ pub fn run(
     let plan = args.plan(snapshot)?;
     for (_, path) in &plan {
         args.check_replaced(path)?;
+        if args.salvage {
+            salvage::check(path, args.force)?;
+        }
     }
-    let work = Work::begin(repository, snapshot, context)?;
+    let mut work = Work::begin(repository, snapshot, context)?;
     if args.is_folder() {
         make_private_folder(args.to)
             .with_context(|| format!("cannot make folder {}", args.to.display()))?;
@@ -83,21 +88,58 @@ pub fn run(
     let mut report = RestoreReport {
         snapshot: snapshot.id,
         disks: Vec::new(),
+        salvaged: None,
     };
+    let mut losses = Vec::new();
     for (disk, path) in plan {
-        let restored = args.restore(&work, disk, &path, context);
+        let restored = match args.salvage {
+            true => salvage::restore(args, &work, disk, &path, &mut losses),
+            false => args.restore(&work, disk, &path, context),
+        };
         let restored = restored.with_context(|| format!("cannot restore disk {}", disk.target))?;
         report.disks.push(restored);
     }
-    drop(work.meter);
+    work.meter.end();
+    if !losses.is_empty() {
+        let list = args.list_of_hurt();
+        report.salvaged = Some(salvage::report(&work, snapshot, losses, list, context)?);
+    }
     if args.is_folder() {
         write_metadata(snapshot, args.to, args.force)?;
     }
-    context.report(&report)?;
-    Ok(Outcome::Done)
+    match report.salvaged {
+        None => {
+            context.report(&report)?;
+            Ok(Outcome::Done)
+        }
+        Some(_) => {
+            context.print(&report)?;
+            Ok(Outcome::Problems)
+        }
+    }
 }
 
 impl DisksArgs<'_> {
+    /// Returns where files are listed that lost bytes belong to.
+    fn list_of_hurt(&self) -> PathBuf {
+        match self.is_folder() {
+            true => self.to.join("incomplete.files"),
+            false => salvage::beside(self.to, ".incomplete.files"),
+        }
+    }
+
+    /// Returns how a disk's target is made.
+    pub fn target_options(&self, disk: &DiskRecord) -> TargetOptions {
+        TargetOptions {
+            format: match self.image_format() {
+                ImageFormat::Raw => TargetFormat::Raw,
+                ImageFormat::Qcow2 => TargetFormat::Qcow2,
+            },
+            size: disk.size,
+            overwrite: self.force,
+        }
+    }
+
     /// Refuses a name that promises a format which is not written.
     fn check_format(&self) -> Result<(), CliError> {
         let extension = self.to.extension().and_then(|extension| extension.to_str());
@@ -177,16 +219,7 @@ impl DisksArgs<'_> {
         path: &Path,
         context: &Context,
     ) -> Result<RestoredDisk> {
-        let format = match self.image_format() {
-            ImageFormat::Raw => TargetFormat::Raw,
-            ImageFormat::Qcow2 => TargetFormat::Qcow2,
-        };
-        let target_options = TargetOptions {
-            format,
-            size: disk.size,
-            overwrite: self.force,
-        };
-        let target = target::create(path, &target_options)?;
+        let target = target::create(path, &self.target_options(disk))?;
         let written = match restore_disk(&work.contents, disk, &*target, &work.options()) {
             Ok(written) => written,
             Err(error) => {
@@ -210,7 +243,7 @@ impl DisksArgs<'_> {
     }
 }
 
-fn is_device(path: &Path) -> bool {
+pub fn is_device(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device())
 }
 
@@ -264,6 +297,7 @@ mod tests {
             to: Path::new(path),
             format,
             force: false,
+            salvage: false,
         }
     }
 

@@ -7,6 +7,7 @@ mod domain;
 mod in_place;
 #[cfg(feature = "libvirt")]
 mod memory;
+mod salvage;
 #[cfg(feature = "libvirt")]
 mod users;
 mod work;
@@ -29,6 +30,7 @@ Examples:
   cairn restore web1 --to /vm/restored/
   cairn restore web1@2026-11-20 --disk vda --to /vm/web1.qcow2 --format qcow2
   cairn restore 3f2a9c --disk vda --to /dev/vg0/web1 --force
+  cairn restore web1 --to /vm/restored/ --salvage
   cairn restore web1 --define web1-copy --new-ids --no-ip --start
   cairn restore web1 --in-place
   cairn restore web1 --memory --dir /vm/restored
@@ -70,6 +72,16 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub force: bool,
 
+    /// Where something is lost: write all that is whole, and name what is not
+    ///
+    /// A disk of which bytes are lost is written as PATH.incomplete, with zeros for them.
+    /// PATH.incomplete.map says where they are, in the form of GNU ddrescue's map files, and
+    /// PATH.incomplete.files which files of the guest they belong to; in a folder, that is
+    /// incomplete.files. The exit code is 3 then. A disk of which nothing is lost is restored as
+    /// without this option.
+    #[arg(long, requires = "to")]
+    pub salvage: bool,
+
     #[cfg(feature = "libvirt")]
     #[command(flatten)]
     pub domain: domain::DomainArgs,
@@ -95,6 +107,7 @@ pub fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
             to,
             format: args.format,
             force: args.force,
+            salvage: args.salvage,
         };
         return disks::run(&disks, &repository, snapshot, context);
     }
@@ -133,6 +146,8 @@ mod tests {
     fn a_snapshot_goes_to_one_place() {
         assert!(is_fine("--to a.qcow2"));
         assert!(!is_fine("--force"));
+        assert!(is_fine("--to a --salvage"));
+        assert!(!is_fine("--salvage"));
     }
 
     #[cfg(feature = "libvirt")]
@@ -165,6 +180,8 @@ mod tests {
             "--memory --new-ids",
             "--memory --define b",
             "--in-place --format raw",
+            "--in-place --salvage",
+            "--define b --salvage",
             "--define b --dir /x --pool p",
             "--define b --no-ip --no-nic",
             "--define b --mode 8",

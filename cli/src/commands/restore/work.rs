@@ -41,6 +41,11 @@ impl Work {
         })
     }
 
+    /// Returns how to learn that someone asked to stop.
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
     /// Returns how disks are restored.
     pub fn options(&self) -> RestoreOptions<'_> {
         RestoreOptions {
