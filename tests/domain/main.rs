@@ -23,6 +23,7 @@ mod live_backup;
 mod live_doubts;
 mod live_interrupt;
 mod offline;
+mod old_images;
 mod overlaid;
 mod power;
 mod prove;

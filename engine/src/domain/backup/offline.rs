@@ -5,6 +5,7 @@
 //! `qemu-img`, and libvirt is told of the checkpoint afterwards.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -106,11 +107,7 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         locks: Vec::new(),
         ended: false,
     };
-    for image in images(plan) {
-        // Recorded first: what fails midway may have added it.
-        hold.images.push(image.clone());
-        qemu_img(&["bitmap", "--add"], &image, &name)?;
-    }
+    hold.add_bitmaps(plan)?;
     let time = Timestamp::now();
     let targets: Vec<String> = with_bitmap(plan);
     let described = checkpoint_xml(
@@ -362,6 +359,25 @@ struct OfflineHold {
 }
 
 impl OfflineHold {
+    /// Adds the new bitmap to the images. One that takes none is read all the same.
+    fn add_bitmaps(&mut self, plan: &mut Plan) -> Result<(), DomainError> {
+        for planned in plan.disks.iter_mut().filter(|it| it.can_have_bitmap()) {
+            let Some(image) = path(&planned.disk).map(Path::to_owned) else {
+                continue;
+            };
+            // Recorded first: what fails midway may have added it.
+            self.images.push(image.clone());
+            if let Err(error) = qemu_img(&["bitmap", "--add"], &image, &self.checkpoint) {
+                if self.domain.state()?.has_process() {
+                    return Err(started(&self.domain));
+                }
+                let why = error.source().map(ToString::to_string);
+                planned.no_bitmap = Some(format!("{error}: {}", why.unwrap_or_default()));
+            }
+        }
+        Ok(())
+    }
+
     /// Looks at the images, and at all files that they name.
     fn look(&mut self, run: &Run<'_>, plan: &Plan) -> Result<(), DomainError> {
         for planned in &plan.disks {

@@ -11,7 +11,7 @@ use super::options::{DomainBackupDone, DomainBackupOptions, Reading, Way};
 use super::plan::{Parent, Plan, PlannedDisk, Selected};
 use super::remote::Host;
 use super::view::{Opener, Run, View};
-use super::{below, identity, lineage, offline, plan, pull, snapshot};
+use super::{below, bitmaps, identity, lineage, offline, plan, pull, snapshot};
 use crate::backup::{self as engine, BackupDone, BackupError, BackupOptions, BackupRequest};
 use crate::domain::checkpoint::{CheckpointName, delete_others};
 use crate::domain::hook::{self, HookEnvironment, Phase};
@@ -227,7 +227,9 @@ impl Attempt<'_> {
         let mut disks = Vec::with_capacity(chosen.len());
         for disk in chosen {
             let identity = identity::of(&disk, &files);
-            let doubt = plan::doubt(&disk, &identity, parent, options.reading);
+            let no_bitmap = bitmaps::refusal(&disk, self.transport, host);
+            let why = no_bitmap.as_deref();
+            let doubt = plan::doubt(&disk, &identity, why, parent, options.reading);
             let doubt = doubt.or_else(|| {
                 let parent = parent.filter(|_| state.has_process())?;
                 below::doubt(&disk, &identity, parent, &files)
@@ -243,6 +245,7 @@ impl Attempt<'_> {
                 disk,
                 identity,
                 doubt,
+                no_bitmap,
                 is_known,
             });
         }
@@ -279,11 +282,9 @@ impl Attempt<'_> {
     }
 
     fn say_doubts(&self, plan: &Plan) {
-        for planned in plan.disks.iter().filter(|planned| planned.is_known) {
-            if let (Some(doubt), true) = (&planned.doubt, self.options.reading == Reading::Auto) {
-                let target = &planned.disk.target;
-                (self.options.say)(&format!("disk {target} is read whole: {doubt}"));
-            }
+        let remarks = plan.disks.iter();
+        for remark in remarks.filter_map(|planned| planned.remark(self.options.reading)) {
+            (self.options.say)(&remark);
         }
         for out in &plan.left_out {
             (self.options.say)(&format!("disk {} is left out: {}", out.target, out.reason));
