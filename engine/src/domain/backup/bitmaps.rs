@@ -1,12 +1,15 @@
-//! Which images can keep no bitmaps, though they are qcow2.
+//! Which images can keep no bitmaps, though they are qcow2, and which bitmaps nobody needs.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use super::plan::Plan;
 use super::remote::{Host, quoted};
-use crate::source::libvirt::Transport;
-use crate::source::libvirt::xml::{DiskSource, DomainDisk};
+use crate::source::bitmaps;
+use crate::source::libvirt::xml::{DiskSource, DomainDisk, checkpoint_xml};
+use crate::source::libvirt::{Domain, LibvirtError, Transport};
 
 /// What a qcow2 begins with: its magic number, and its version.
 const HEAD: usize = 8;
@@ -33,11 +36,43 @@ pub(super) fn refusal(
     let is_old = head.and_then(|head| version(&head)) == Some(2);
     is_old.then(|| {
         format!(
-            "qcow2 of version 2 keeps no bitmaps; while the domain is off, `qemu-img amend -f qcow2 \
-             -o compat=1.1 {}` makes it one of version 3",
+            "qcow2 of version 2 keeps no bitmaps; while the domain is off, `qemu-img amend \
+             -f qcow2 -o compat=1.1 {}` makes it one of version 3",
             path.display()
         )
     })
+}
+
+/// Removes bitmaps of a running domain whose checkpoints libvirt has lost, as after each end of a
+/// transient domain: else they would be more each time. `is_stale` knows those that nobody counts
+/// from.
+pub(super) fn remove_stale(
+    domain: &Domain,
+    plan: &Plan,
+    is_stale: impl Fn(&str) -> bool,
+) -> Result<(), LibvirtError> {
+    let mut stale: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for planned in plan.disks.iter().filter(|it| it.can_have_bitmap()) {
+        let disk = &planned.disk;
+        let (DiskSource::File(path) | DiskSource::Block(path)) = &disk.source else {
+            continue;
+        };
+        // What cannot be listed stays, and is tried the next time.
+        let names = bitmaps::names_in_use(path).unwrap_or_default();
+        for name in names.into_iter().filter(|name| is_stale(name)) {
+            stale.entry(name).or_default().push(disk.target.clone());
+        }
+    }
+    for (name, targets) in stale {
+        // libvirt deletes those only that it knows of. Whether they are intact is all one.
+        let xml = checkpoint_xml(&name, "", Some(0), &targets, &[]);
+        match domain.checkpoint_redefine(&xml, false) {
+            Ok(()) => domain.checkpoint_delete(&name)?,
+            Err(error) if error.is_disconnected() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn head_here(path: &Path) -> Option<Vec<u8>> {

@@ -29,7 +29,7 @@ use crate::format::domain::{Consistency, LeftOut, Method};
 use crate::repository::Snapshot;
 use crate::source::libvirt::xml::{Checkpoint, DiskSource, DomainDisk, checkpoint_xml};
 use crate::source::libvirt::{Domain, ImageLock, Transport};
-use crate::source::{self, Format, Origin, SourceError, SourceSpec};
+use crate::source::{self, Format, Origin, SourceError, SourceSpec, bitmaps};
 
 /// Returns the newest of a domain's snapshots whose checkpoint has an intact bitmap in an image; if
 /// none has, the newest with a checkpoint.
@@ -322,6 +322,16 @@ pub(super) fn delete_others(
     {
         remove_bitmaps(domain, images, &name)?;
         domain.checkpoint_forget(&name)?;
+    }
+    if domain.state()?.has_process() {
+        return Ok(());
+    }
+    // libvirt may have lost their checkpoints, as where the domain was undefined.
+    for image in images {
+        let names = bitmaps::names(image).unwrap_or_default();
+        for name in names.iter().filter(|name| is_ours(name)) {
+            drop(bitmaps::remove(image, name));
+        }
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ use crate::backup::{self as engine, BackupDone, BackupError, BackupOptions, Back
 use crate::domain::checkpoint::{CheckpointName, delete_others};
 use crate::domain::hook::{self, HookEnvironment, Phase};
 use crate::domain::lock::DomainLock;
+use crate::domain::vm_name::vm_name;
 use crate::domain::{DomainError, in_place, recover};
 use crate::format::Unknown;
 use crate::format::domain::{DomainRecord, LeftOut};
@@ -63,11 +64,17 @@ pub fn back_up(
         "CAIRN_REPOSITORY_ID",
         &repository.config().repository_id.to_hex(),
     );
+    let vm = options.name.clone();
+    let vm = vm.unwrap_or_else(|| vm_name(domain.name(), domain.uuid()));
+    if let Some(words) = name_words(&vm, domain, snapshots) {
+        (options.say)(&words);
+    }
     hook::run(&options.hooks, Phase::BeforeBackup, &told)?;
     let attempt = Attempt {
         repository,
         snapshots,
         domain,
+        vm: &vm,
         options,
         transport: &transport,
         told: &told,
@@ -95,6 +102,18 @@ pub fn back_up(
     done.warnings
         .extend(after.err().map(|error| error.to_string()));
     Ok(done)
+}
+
+/// Says once under which name a domain is found in the repository, where that is not its own.
+fn name_words(vm: &str, domain: &Domain, snapshots: &[Snapshot]) -> Option<String> {
+    let name = domain.name();
+    let mut of_vm = snapshots.iter().filter(|it| it.manifest.vm == vm);
+    let is_known = of_vm.any(|snapshot| {
+        let record = snapshot.manifest.domain.as_ref();
+        record.is_some_and(|record| record.uuid == domain.uuid())
+    });
+    (vm != name && !is_known)
+        .then(|| format!("the snapshots of domain `{name}` are those of VM `{vm}` from now on"))
 }
 
 /// Fails where the domain's disks cannot be read by the connection's way.
@@ -136,6 +155,7 @@ struct Attempt<'a> {
     repository: &'a Arc<Repository>,
     snapshots: &'a [Snapshot],
     domain: &'a Domain,
+    vm: &'a str,
     options: &'a DomainBackupOptions<'a>,
     transport: &'a Transport,
     told: &'a HookEnvironment,
@@ -259,7 +279,7 @@ impl Attempt<'_> {
     fn is_known_disk(&self, target: &str) -> bool {
         let mut of_domain = self.snapshots.iter().filter(|snapshot| {
             let record = snapshot.manifest.domain.as_ref();
-            snapshot.manifest.vm == self.domain.name()
+            snapshot.manifest.vm == self.vm
                 || record.is_some_and(|record| record.uuid == self.domain.uuid())
         });
         of_domain.any(|snapshot| snapshot.disk(target).is_some())
@@ -380,12 +400,16 @@ impl Attempt<'_> {
         let parent = run.parent.filter(|parent| parent.is_proven());
         keep.extend(parent.map(|parent| parent.checkpoint.name.as_str()));
         let repository = &self.repository.config().repository_id;
-        if run.state.has_process() {
-            return Ok(delete_others(self.domain, repository, &keep)?);
+        let is_stale =
+            |name: &str| CheckpointName::is_of(name, repository) && !keep.contains(&name);
+        if !run.state.has_process() {
+            return offline::delete_others(self.domain, &offline::images(plan), is_stale);
         }
-        offline::delete_others(self.domain, &offline::images(plan), |name| {
-            CheckpointName::is_of(name, repository) && !keep.contains(&name)
-        })
+        delete_others(self.domain, repository, &keep)?;
+        if *self.transport == Transport::Local {
+            bitmaps::remove_stale(self.domain, plan, is_stale)?;
+        }
+        Ok(())
     }
 
     fn request(
@@ -428,7 +452,7 @@ impl Attempt<'_> {
         };
         let parent = run.parent.filter(|parent| parent.is_proven());
         Ok(BackupRequest {
-            vm: self.domain.name().to_owned(),
+            vm: self.vm.to_owned(),
             disks: taken.disks,
             parent: parent.map(|parent| parent.snapshot.clone()),
             tags: self.options.tags.clone(),
