@@ -41,6 +41,7 @@ fn try_take(lab: &Lab, world: &World, domain: &Domain<'_>) -> DomainBackupDone {
         .expect("the domain is there");
     let say = |_: &str| ();
     let options = DomainBackupOptions {
+        name: None,
         only: Vec::new(),
         exclude: Vec::new(),
         reading: Reading::Auto,

@@ -67,6 +67,40 @@ fn an_unfinished_file_leaves_nothing() {
     assert_eq!(names(folder.path()), [""; 0]);
 }
 
+/// A process that was killed holds no lock any more; one that writes does.
+#[test]
+fn the_leftover_of_a_killed_restore_goes_with_the_next_one_and_no_other() {
+    let folder = tempfile::tempdir().expect("scratch folder");
+    let path = folder.path().join("disk.raw");
+    let disk = Disk::random(&mut fastrand::Rng::with_seed(2), MIB, 50);
+    let at_work = begin(&path, &disk, false);
+    let writes = names(folder.path()).remove(0);
+    let stay = [
+        ".disk.raw.cairn-1-0.partial.bak",
+        ".disk.raw.cairn-x-0.partial",
+        ".disk.raw2.cairn-1-0.partial",
+    ];
+    for name in [
+        ".disk.raw.cairn-1-0.partial",
+        ".disk.raw.cairn-77-3.partial",
+    ] {
+        fs::write(folder.path().join(name), b"half").expect("there is space");
+    }
+    for name in stay {
+        fs::write(folder.path().join(name), b"not ours").expect("there is space");
+    }
+    let second = begin(&path, &disk, false);
+    let there = names(folder.path());
+    assert!(there.contains(&writes), "{there:?}");
+    for name in stay {
+        assert!(there.iter().any(|it| it == name), "{name}: {there:?}");
+    }
+    // Those, and the two that are written.
+    assert_eq!(there.len(), stay.len() + 2, "{there:?}");
+    drop((at_work, second));
+    assert_eq!(names(folder.path()).len(), stay.len());
+}
+
 #[test]
 fn nothing_is_overwritten_without_leave() {
     let folder = tempfile::tempdir().expect("scratch folder");

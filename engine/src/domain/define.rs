@@ -17,6 +17,7 @@ use super::DomainError;
 use super::backup::{DOMAIN_XML, NVRAM, TPM};
 use super::lock::DomainLock;
 use super::rewrite::{DiskFormat, NewDisk, Rewrite, RewriteError, Rewritten};
+use crate::domain::vm_name::vm_name;
 use crate::format::manifest::DiskRecord;
 use crate::repository::{Contents, Snapshot};
 use crate::restore::{RestoreError, RestoreOptions, restore_disk};
@@ -262,7 +263,8 @@ fn plan(
     options: &DefineOptions<'_>,
 ) -> Result<Plan> {
     let manifest = &*snapshot.manifest;
-    let name = &options.name;
+    // Fit for files, too.
+    let name = vm_name(&options.name, "");
     let new_disk = |disk: &DiskRecord| NewDisk {
         path: folder.join(format!("{name}-{}.{}", disk.target, options.format.name())),
         format: options.format,
@@ -278,7 +280,7 @@ fn plan(
     let has_tpm = has_file(TPM) && xml.at("devices/tpm").is_some();
     let emulator = xml.text_at("devices/emulator");
     let rewrite = Rewrite {
-        name: name.clone(),
+        name: options.name.clone(),
         new_ids: options.new_ids,
         disks: disks.clone(),
         no_nic: options.no_nic,

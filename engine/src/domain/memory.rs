@@ -44,6 +44,13 @@ pub enum MemoryError {
     },
 }
 
+/// Returns the name under which a snapshot's guest knows itself.
+pub fn name(snapshot: &Snapshot) -> Option<String> {
+    let xml = snapshot.manifest.metadata.get(MEMORY_XML)?;
+    let xml = Element::parse(xml, "domain").ok()?;
+    Some(xml.text_at("name")?.into_owned())
+}
+
 /// Restores a snapshot's disks and files, defines its domain, and lets it go on from its memory.
 /// `options` name the domain as it was, and do not start it.
 ///
@@ -71,7 +78,11 @@ pub fn restore(
     place(&mut xml, &defined, options);
     let folder = defined.disks.first().and_then(|disk| disk.path.parent());
     let path = folder.unwrap_or(Path::new("/var/tmp"));
-    let saved = Saved(path.join(format!(".cairn-{}-{name}.memory", std::process::id())));
+    let saved = Saved(path.join(format!(
+        ".cairn-{}-{}.memory",
+        std::process::id(),
+        defined.uuid
+    )));
     write(contents, record, &saved.0)?;
     let started = connection.restore_saved(&saved.0.to_string_lossy(), &xml.to_string());
     started.map_err(|source| MemoryError::NotStarted { name, source })?;

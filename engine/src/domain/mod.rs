@@ -18,5 +18,6 @@ pub mod prove;
 pub mod recover;
 pub mod rewrite;
 pub mod run_folder;
+pub mod vm_name;
 
 pub use error::DomainError;

@@ -121,7 +121,8 @@ pub struct Rewritten {
 impl Rewrite {
     /// Rewrites a domain.
     pub fn apply(&self, domain: &Element) -> Result<Rewritten, RewriteError> {
-        check_name(&self.name).map_err(RewriteError::Name)?;
+        // A domain can have these two in its name, and a VM cannot.
+        check_name(&self.name.replace(['@', ':'], "_")).map_err(RewriteError::Name)?;
         if domain.name != "domain" {
             return Err(XmlError::WrongRoot { expected: "domain" }.into());
         }

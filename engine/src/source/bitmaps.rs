@@ -33,9 +33,23 @@ pub fn remove(image: &Path, name: &str) -> io::Result<()> {
 ///
 /// As [`add`].
 pub fn names(image: &Path) -> io::Result<Vec<String>> {
+    names_by(&[], image)
+}
+
+/// Returns the names of the bitmaps in an image that a QEMU may have open: those of before it was
+/// opened, for the most part.
+///
+/// # Errors
+///
+/// As [`add`].
+pub fn names_in_use(image: &Path) -> io::Result<Vec<String>> {
+    names_by(&["-U"], image)
+}
+
+fn names_by(options: &[&str], image: &Path) -> io::Result<Vec<String>> {
     let mut command = child::program("qemu-img");
-    command.args(["info", "--output=json", "-f", "qcow2", "--"]);
-    let said = run(command.arg(image))?;
+    command.args(["info", "--output=json", "-f", "qcow2"]);
+    let said = run(command.args(options).arg("--").arg(image))?;
     let info: Info = serde_json::from_slice(&said)?;
     let bitmaps = info.specific.map(|specific| specific.data.bitmaps);
     let names = bitmaps.unwrap_or_default().into_iter();

@@ -8,6 +8,7 @@ mod device;
 pub mod durable;
 mod error;
 mod in_use;
+mod leftover;
 mod output;
 mod overlay;
 mod pages;

@@ -12,14 +12,18 @@ use rustix::fs::{AtFlags, CWD, RenameFlags};
 use rustix::fs::{linkat, renameat, renameat_with, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::TargetError;
 use super::in_use::InUse;
 use super::output::Output;
+use super::{TargetError, leftover};
 use crate::own;
 
 /// Bytes of the file's own name that its temporary name keeps: with the rest it stays below the
 /// 255 that file systems allow.
 const NAME_KEPT: usize = 200;
+/// What stands between a file's own name and the numbers of a temporary one.
+pub(super) const MARK: &str = ".cairn-";
+/// What stands after them.
+pub(super) const SUFFIX: &str = ".partial";
 
 /// An unfinished file. Dropping it removes it.
 pub(super) struct Partial {
@@ -66,6 +70,7 @@ impl Partial {
         let Some(name) = path.file_name() else {
             return Err(TargetError::NotAFile { path });
         };
+        leftover::remove(&path);
         let mut attempt = 0;
         loop {
             let temporary = path.with_file_name(temporary_name(name, attempt));
@@ -75,6 +80,7 @@ impl Partial {
                 .mode(0o600)
                 .open(&temporary);
             match made {
+                Ok(file) if !leftover::claim(&file) => attempt += 1,
                 Ok(file) => {
                     return Ok(Self {
                         output: Output::new(file, path),
@@ -146,12 +152,18 @@ impl Drop for Partial {
 /// Returns a name that a file has until it is whole. It names the process, so that a leftover can
 /// be told from a restore at work.
 pub fn temporary_name(name: &OsStr, attempt: u32) -> OsString {
-    let kept = name.as_bytes().get(..NAME_KEPT).unwrap_or(name.as_bytes());
-    let mut temporary = OsString::from(".");
-    temporary.push(OsStr::from_bytes(kept));
+    let mut temporary = prefix(name);
     let process = std::process::id();
-    temporary.push(format!(".cairn-{process}-{attempt}.partial"));
+    temporary.push(format!("{MARK}{process}-{attempt}{SUFFIX}"));
     temporary
+}
+
+/// Returns what the temporary names of a file begin with.
+pub(super) fn prefix(name: &OsStr) -> OsString {
+    let kept = name.as_bytes().get(..NAME_KEPT).unwrap_or(name.as_bytes());
+    let mut prefix = OsString::from(".");
+    prefix.push(OsStr::from_bytes(kept));
+    prefix
 }
 
 /// Renames within a folder without replacing anything, where the file system can only link as

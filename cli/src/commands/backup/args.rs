@@ -35,6 +35,7 @@ Examples:
   cairn backup web1
   cairn backup web1 --full --exclude vdb --freeze agent
   cairn backup --all --jobs 2 --limit 100MiB
+  cairn backup web@dc1 --as web-dc1
   cairn backup web1 --disk vda=/vm/web1.qcow2,bitmap=auto
   cairn backup web1 --disk vda=/vm/web1.raw --disk vdb=/dev/vg0/web1-data --tag job=nightly
   cairn backup web1 --disk 'vda=nbd+unix:///vda?socket=/run/web1.nbd'

@@ -88,6 +88,7 @@ impl<'s> Shared<'s> {
     ) -> Result<DomainBackupDone> {
         let args = &self.args.domain;
         let options = DomainBackupOptions {
+            name: args.name.clone(),
             only: args.only.clone(),
             exclude: args.exclude.clone(),
             reading: args.reading(),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use cairn_engine::domain::backup::{Offline, Reading, ScratchOptions, TlsOptions, Way};
 use cairn_engine::domain::freeze::Freeze;
 use cairn_engine::domain::hook::{Hook, Phase};
+use cairn_engine::format::manifest::check_name;
 use clap::ValueEnum;
 
 use crate::exit::CliError;
@@ -25,6 +26,13 @@ pub struct DomainArgs {
     /// Back up the domains whose names match (can be given several times)
     #[arg(long = "match", value_name = "GLOB", conflicts_with_all = ["vm", "disks", "all"])]
     pub pattern: Vec<String>,
+
+    /// Name of the VM in the repository, where it is not to be the domain's
+    ///
+    /// A domain whose name no VM can have, since it has `@` or `:` in it, gets one without it:
+    /// `web@dc1` is `web%40dc1`.
+    #[arg(long = "as", value_name = "NAME", conflicts_with_all = ["all", "pattern", "disks"])]
+    pub name: Option<String>,
 
     /// Back up N domains at once
     #[arg(long, value_name = "N", default_value = "1")]
@@ -145,6 +153,9 @@ impl DomainArgs {
     /// Refuses what cannot be had together.
     pub fn check(&self) -> Result<(), CliError> {
         let refused = |text: &str| Err(CliError::Usage(text.to_owned()));
+        if let Some(Err(error)) = self.name.as_deref().map(check_name) {
+            return refused(&format!("--as: {error}"));
+        }
         match (self.memory, self.freeze) {
             (true, FreezeArg::None | FreezeArg::Agent | FreezeArg::Suspend) => refused(
                 "--memory saves a guest that runs: it would be held still for ever when it comes \

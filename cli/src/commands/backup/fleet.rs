@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::Result;
+use cairn_engine::domain::vm_name::vm_name;
 use cairn_engine::source::libvirt::Domain;
 use globset::{Glob, GlobSetBuilder};
 
@@ -79,8 +80,9 @@ fn choose(args: &BackupArgs) -> Result<Vec<Domain>> {
 }
 
 fn one(shared: &Shared<'_>, domain: &Domain) -> FleetBackup {
-    let vm = domain.name().to_owned();
-    let say = |text: &str| shared.context.warn(&format!("{vm}: {text}"));
+    let name = domain.name();
+    let vm = vm_name(name, domain.uuid());
+    let say = |text: &str| shared.context.warn(&format!("{name}: {text}"));
     let begun = Instant::now();
     match shared.back_up(domain, &say) {
         Ok(done) => {
@@ -97,7 +99,7 @@ fn one(shared: &Shared<'_>, domain: &Domain) -> FleetBackup {
         }
         Err(error) => {
             let error = exit::one_line(&error);
-            shared.context.warn(&format!("{vm}: {error}"));
+            shared.context.warn(&format!("{name}: {error}"));
             FleetBackup {
                 vm,
                 outcome: "failed",

@@ -20,7 +20,7 @@ pub fn run(
     let connection = args.domain.connection()?;
     let work = Work::begin(repository, snapshot, context)?;
     let options = DefineOptions {
-        name: snapshot.manifest.vm.clone(),
+        name: memory::name(snapshot).unwrap_or_default(),
         ..domain::options(args, &work)?
     };
     let restored = memory::restore(&work.contents, snapshot, &connection, &options);

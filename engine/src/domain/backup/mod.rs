@@ -2,6 +2,7 @@
 
 mod begin;
 mod below;
+mod bitmaps;
 mod extras;
 mod far_folder;
 mod identity;

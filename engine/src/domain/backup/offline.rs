@@ -5,6 +5,7 @@
 //! `qemu-img`, and libvirt is told of the checkpoint afterwards.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -27,7 +28,7 @@ use crate::format::domain::{Consistency, LeftOut, Method};
 use crate::repository::Snapshot;
 use crate::source::libvirt::xml::{Checkpoint, DiskSource, DomainDisk, checkpoint_xml};
 use crate::source::libvirt::{Domain, ImageLock, Transport};
-use crate::source::{self, FileState, Format, Origin, SourceError, SourceSpec};
+use crate::source::{self, FileState, Format, Origin, SourceError, SourceSpec, bitmaps};
 
 /// Returns the newest of a domain's snapshots whose checkpoint has an intact bitmap in an image; if
 /// none has, the newest with a checkpoint.
@@ -105,11 +106,7 @@ pub(super) fn open(run: &Run<'_>, plan: &mut Plan) -> Result<View, DomainError> 
         locks: Vec::new(),
         ended: false,
     };
-    for image in images(plan) {
-        // Recorded first: what fails midway may have added it.
-        hold.images.push(image.clone());
-        qemu_img(&["bitmap", "--add"], &image, &name)?;
-    }
+    hold.add_bitmaps(plan)?;
     let time = Timestamp::now();
     let targets: Vec<String> = with_bitmap(plan);
     let described = checkpoint_xml(
@@ -325,6 +322,16 @@ pub(super) fn delete_others(
         remove_bitmaps(domain, images, &name)?;
         domain.checkpoint_forget(&name)?;
     }
+    if domain.state()?.has_process() {
+        return Ok(());
+    }
+    // libvirt may have lost their checkpoints, as where the domain was undefined.
+    for image in images {
+        let names = bitmaps::names(image).unwrap_or_default();
+        for name in names.iter().filter(|name| is_ours(name)) {
+            drop(bitmaps::remove(image, name));
+        }
+    }
     Ok(())
 }
 
@@ -356,6 +363,25 @@ struct OfflineHold {
 }
 
 impl OfflineHold {
+    /// Adds the new bitmap to the images. One that takes none is read all the same.
+    fn add_bitmaps(&mut self, plan: &mut Plan) -> Result<(), DomainError> {
+        for planned in plan.disks.iter_mut().filter(|it| it.can_have_bitmap()) {
+            let Some(image) = path(&planned.disk).map(Path::to_owned) else {
+                continue;
+            };
+            // Recorded first: what fails midway may have added it.
+            self.images.push(image.clone());
+            if let Err(error) = qemu_img(&["bitmap", "--add"], &image, &self.checkpoint) {
+                if self.domain.state()?.has_process() {
+                    return Err(started(&self.domain));
+                }
+                let why = error.source().map(ToString::to_string);
+                planned.no_bitmap = Some(format!("{error}: {}", why.unwrap_or_default()));
+            }
+        }
+        Ok(())
+    }
+
     /// Looks at the images, and at all files that they name.
     fn look(&mut self, run: &Run<'_>, plan: &Plan) -> Result<(), DomainError> {
         for planned in &plan.disks {

@@ -65,6 +65,9 @@ pub struct TlsOptions {
 
 /// How a domain is to be backed up.
 pub struct DomainBackupOptions<'o> {
+    /// The VM's name in the repository; what [`vm_name`](crate::domain::vm_name::vm_name) makes of
+    /// the domain's without one.
+    pub name: Option<String>,
     /// Disks to take; all where there are none.
     pub only: Vec<String>,
     /// Disks to leave out.

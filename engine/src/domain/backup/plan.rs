@@ -23,6 +23,8 @@ pub(super) struct PlannedDisk {
     pub(super) identity: DiskIdentity,
     /// Why it is not read by its changes; `None` if it is.
     pub(super) doubt: Option<String>,
+    /// Why its image can keep no bitmap; `None` if it can.
+    pub(super) no_bitmap: Option<String>,
     /// Whether it was in an earlier snapshot, so that the doubt is worth a word.
     pub(super) is_known: bool,
 }
@@ -30,7 +32,25 @@ pub(super) struct PlannedDisk {
 impl PlannedDisk {
     /// Returns whether its image can keep a bitmap.
     pub(super) fn can_have_bitmap(&self) -> bool {
-        self.disk.format == "qcow2"
+        self.no_bitmap.is_none()
+    }
+
+    /// Returns what the user should know of how it is read. That a raw disk has no bitmap is no
+    /// news while nobody waits for its changes.
+    pub(super) fn remark(&self, reading: Reading) -> Option<String> {
+        let target = &self.disk.target;
+        match (&self.no_bitmap, &self.doubt) {
+            (Some(why), Some(_)) if self.disk.format == "qcow2" => Some(format!(
+                "disk {target} is read whole, and so it will be the next time: {why}"
+            )),
+            (Some(why), None) => Some(format!(
+                "disk {target} will be read whole the next time: {why}"
+            )),
+            (_, Some(doubt)) if self.is_known && reading == Reading::Auto => {
+                Some(format!("disk {target} is read whole: {doubt}"))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -169,14 +189,15 @@ fn unreadable_for(disk: &DomainDisk) -> Option<String> {
 pub(super) fn doubt(
     disk: &DomainDisk,
     identity: &DiskIdentity,
+    no_bitmap: Option<&str>,
     parent: Option<&Parent>,
     reading: Reading,
 ) -> Option<String> {
     if reading == Reading::Full {
         return Some("a full backup was asked for".to_owned());
     }
-    if disk.format != "qcow2" {
-        return Some(format!("{} images keep no bitmaps", disk.format));
+    if let Some(why) = no_bitmap {
+        return Some(why.to_owned());
     }
     let Some(parent) = parent else {
         return Some("no snapshot's checkpoint is left to count from".to_owned());

@@ -212,8 +212,39 @@ pub(super) fn created(domain: &Domain, name: &str) -> Option<i64> {
     Checkpoint::parse(&xml).ok()?.created
 }
 
-/// Begins the job. Where bitmaps that were proven a moment ago are broken now, all is read.
+/// Begins the job. Where no bitmap can be added, it is begun without a checkpoint: the disks are
+/// read all the same.
 fn begin(
+    run: &Run<'_>,
+    plan: &mut Plan,
+    scratch: &Scratch,
+    server: &BackupServer,
+) -> Result<(), LibvirtError> {
+    let begun = begin_by_changes(run, plan, scratch, server);
+    let Err(error) = begun else {
+        return Ok(());
+    };
+    let has_checkpoint = plan.disks.iter().any(PlannedDisk::can_have_bitmap);
+    if !is_about_bitmaps(&error) || !has_checkpoint {
+        return Err(error);
+    }
+    let mut without = plan.clone();
+    for planned in without.disks.iter_mut().filter(|it| it.can_have_bitmap()) {
+        planned.no_bitmap = Some(format!("no bitmap can be added: {}", error.message));
+    }
+    run.domain
+        .backup_begin(&job(run, &without, scratch, server).xml(), None)?;
+    *plan = without;
+    Ok(())
+}
+
+/// Returns whether QEMU refused something for a bitmap's sake. libvirt hands on its words.
+pub(super) fn is_about_bitmaps(error: &LibvirtError) -> bool {
+    error.message.contains("bitmap")
+}
+
+/// Begins the job. Where bitmaps that were proven a moment ago are broken now, all is read.
+fn begin_by_changes(
     run: &Run<'_>,
     plan: &mut Plan,
     scratch: &Scratch,

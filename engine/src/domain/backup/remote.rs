@@ -157,7 +157,7 @@ impl Host {
         }))
     }
 
-    fn ask(&self, script: &str) -> Result<String, DomainError> {
+    pub(super) fn ask(&self, script: &str) -> Result<String, DomainError> {
         let out = self.run(script, COMMAND_MAX);
         let out = out.map_err(|failure| self.error(&failure.to_string()))?;
         Ok(String::from_utf8_lossy(&out).into_owned())

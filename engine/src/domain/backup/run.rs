@@ -11,13 +11,14 @@ use super::options::{DomainBackupDone, DomainBackupOptions, Reading, Way};
 use super::plan::{Parent, Plan, PlannedDisk, Selected};
 use super::remote::Host;
 use super::view::{Opener, Run, View};
-use super::{below, identity, lineage, offline, plan, pull, snapshot};
+use super::{below, bitmaps, identity, lineage, offline, plan, pull, snapshot};
 use crate::backup::{
     self as engine, BackupDone, BackupError, BackupOptions, BackupRequest, IfWritten,
 };
 use crate::domain::checkpoint::{CheckpointName, delete_others};
 use crate::domain::hook::{self, HookEnvironment, Phase};
 use crate::domain::lock::DomainLock;
+use crate::domain::vm_name::vm_name;
 use crate::domain::{DomainError, in_place, recover};
 use crate::format::Unknown;
 use crate::format::domain::{DomainRecord, LeftOut};
@@ -65,11 +66,17 @@ pub fn back_up(
         "CAIRN_REPOSITORY_ID",
         &repository.config().repository_id.to_hex(),
     );
+    let vm = options.name.clone();
+    let vm = vm.unwrap_or_else(|| vm_name(domain.name(), domain.uuid()));
+    if let Some(words) = name_words(&vm, domain, snapshots) {
+        (options.say)(&words);
+    }
     hook::run(&options.hooks, Phase::BeforeBackup, &told)?;
     let attempt = Attempt {
         repository,
         snapshots,
         domain,
+        vm: &vm,
         options,
         transport: &transport,
         told: &told,
@@ -97,6 +104,18 @@ pub fn back_up(
     done.warnings
         .extend(after.err().map(|error| error.to_string()));
     Ok(done)
+}
+
+/// Says once under which name a domain is found in the repository, where that is not its own.
+fn name_words(vm: &str, domain: &Domain, snapshots: &[Snapshot]) -> Option<String> {
+    let name = domain.name();
+    let mut of_vm = snapshots.iter().filter(|it| it.manifest.vm == vm);
+    let is_known = of_vm.any(|snapshot| {
+        let record = snapshot.manifest.domain.as_ref();
+        record.is_some_and(|record| record.uuid == domain.uuid())
+    });
+    (vm != name && !is_known)
+        .then(|| format!("the snapshots of domain `{name}` are those of VM `{vm}` from now on"))
 }
 
 /// Fails where the domain's disks cannot be read by the connection's way.
@@ -138,6 +157,7 @@ struct Attempt<'a> {
     repository: &'a Arc<Repository>,
     snapshots: &'a [Snapshot],
     domain: &'a Domain,
+    vm: &'a str,
     options: &'a DomainBackupOptions<'a>,
     transport: &'a Transport,
     told: &'a HookEnvironment,
@@ -232,7 +252,9 @@ impl Attempt<'_> {
         let mut disks = Vec::with_capacity(chosen.len());
         for disk in chosen {
             let identity = identity::of(&disk, &files);
-            let doubt = plan::doubt(&disk, &identity, parent, options.reading);
+            let no_bitmap = bitmaps::refusal(&disk, self.transport, host);
+            let why = no_bitmap.as_deref();
+            let doubt = plan::doubt(&disk, &identity, why, parent, options.reading);
             let doubt = doubt.or_else(|| {
                 let parent = parent.filter(|_| state.has_process())?;
                 below::doubt(&disk, &identity, parent, &files)
@@ -248,6 +270,7 @@ impl Attempt<'_> {
                 disk,
                 identity,
                 doubt,
+                no_bitmap,
                 is_known,
             });
         }
@@ -261,7 +284,7 @@ impl Attempt<'_> {
     fn is_known_disk(&self, target: &str) -> bool {
         let mut of_domain = self.snapshots.iter().filter(|snapshot| {
             let record = snapshot.manifest.domain.as_ref();
-            snapshot.manifest.vm == self.domain.name()
+            snapshot.manifest.vm == self.vm
                 || record.is_some_and(|record| record.uuid == self.domain.uuid())
         });
         of_domain.any(|snapshot| snapshot.disk(target).is_some())
@@ -284,11 +307,9 @@ impl Attempt<'_> {
     }
 
     fn say_doubts(&self, plan: &Plan) {
-        for planned in plan.disks.iter().filter(|planned| planned.is_known) {
-            if let (Some(doubt), true) = (&planned.doubt, self.options.reading == Reading::Auto) {
-                let target = &planned.disk.target;
-                (self.options.say)(&format!("disk {target} is read whole: {doubt}"));
-            }
+        let remarks = plan.disks.iter();
+        for remark in remarks.filter_map(|planned| planned.remark(self.options.reading)) {
+            (self.options.say)(&remark);
         }
         for out in &plan.left_out {
             (self.options.say)(&format!("disk {} is left out: {}", out.target, out.reason));
@@ -386,12 +407,16 @@ impl Attempt<'_> {
         let parent = run.parent.filter(|parent| parent.is_proven());
         keep.extend(parent.map(|parent| parent.checkpoint.name.as_str()));
         let repository = &self.repository.config().repository_id;
-        if run.state.has_process() {
-            return Ok(delete_others(self.domain, repository, &keep)?);
+        let is_stale =
+            |name: &str| CheckpointName::is_of(name, repository) && !keep.contains(&name);
+        if !run.state.has_process() {
+            return offline::delete_others(self.domain, &offline::images(plan), is_stale);
         }
-        offline::delete_others(self.domain, &offline::images(plan), |name| {
-            CheckpointName::is_of(name, repository) && !keep.contains(&name)
-        })
+        delete_others(self.domain, repository, &keep)?;
+        if *self.transport == Transport::Local {
+            bitmaps::remove_stale(self.domain, plan, is_stale)?;
+        }
+        Ok(())
     }
 
     fn request(
@@ -434,7 +459,7 @@ impl Attempt<'_> {
         };
         let parent = run.parent.filter(|parent| parent.is_proven());
         Ok(BackupRequest {
-            vm: self.domain.name().to_owned(),
+            vm: self.vm.to_owned(),
             disks: taken.disks,
             parent: parent.map(|parent| parent.snapshot.clone()),
             tags: self.options.tags.clone(),

@@ -14,7 +14,7 @@ use super::begin::{Moment, at_one_moment_as};
 use super::memory::{MEMORY_XML, Memory};
 use super::options::Reading;
 use super::plan::{Plan, PlannedDisk};
-use super::pull::{checkpoint, created, since};
+use super::pull::{checkpoint, created, is_about_bitmaps, since};
 use super::run::DOMAIN_XML;
 use super::scratch::{self, Scratch, ScratchKind};
 use super::view::{Hold, Run, View};
@@ -272,7 +272,10 @@ fn begin(
     if let Some(checkpoint) = checkpoint(run, plan) {
         match run.domain.checkpoint_create(&checkpoint) {
             Ok(()) => made.checkpoint = true,
-            Err(error) if matches!(error.reason, Reason::Unsupported | Reason::NoSupport) => {
+            Err(error)
+                if matches!(error.reason, Reason::Unsupported | Reason::NoSupport)
+                    || is_about_bitmaps(&error) =>
+            {
                 made.without_checkpoint =
                     Some(format!("the next backup reads everything: {error}"));
             }
