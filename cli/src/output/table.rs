@@ -82,15 +82,25 @@ impl Table {
     }
 }
 
-/// Makes a text that came from outside safe for a terminal.
+/// Makes a text that came from outside safe for a terminal, and one line: line breaks and tabs
+/// become spaces.
 pub fn printable(text: String) -> String {
-    if text.chars().any(char::is_control) {
-        return text
-            .chars()
-            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-            .collect();
+    let shown = |c: char| match c {
+        '\n' | '\r' | '\t' => ' ',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    };
+    match text.chars().any(char::is_control) {
+        true => text.replace("\r\n", "\n").chars().map(shown).collect(),
+        false => text,
     }
-    text
+}
+
+/// Makes a name that came from outside safe for a terminal. What cannot be shown stays visible as
+/// such: another file may have the name with a space in its place.
+pub fn visible(name: &str) -> String {
+    let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    name.chars().map(shown).collect()
 }
 
 #[cfg(test)]
@@ -111,5 +121,7 @@ mod tests {
             "größe      5 B  a\u{fffd}[2J",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), lines);
+        assert_eq!(printable("a\r\nb\tc".into()), "a b c");
+        assert_eq!(visible("a\nb"), "a\u{fffd}b");
     }
 }
