@@ -70,5 +70,7 @@ pub const PARITY_GROUP_LEN_MAX: u32 = 1024;
 
 /// Longest config, key slot or note.
 pub const SMALL_DOCUMENT_LEN_MAX: u64 = MIB;
+/// Longest session document: 67 bytes for each of a hundred thousand snapshots that are pinned.
+pub const SESSION_LEN_MAX: u64 = 8 * MIB;
 /// Longest manifest: domain XML and thousands of disks fit.
 pub const MANIFEST_LEN_MAX: u64 = 64 * MIB;

@@ -26,6 +26,10 @@ const GRACE: Duration = Duration::from_secs(10);
 /// or memory, will not be there at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a client may take over its handshake while all places are taken: others wait for it,
+/// and an honest one takes milliseconds.
+const HURRIED: Duration = Duration::from_secs(3);
+
 /// How a server serves.
 pub struct ServerOptions {
     /// Threads that read and decode, for all connections.
@@ -207,17 +211,24 @@ impl Server {
         }
     }
 
-    /// Sends clients away that take too long over their handshake. Returns how many are there,
-    /// and when to look again.
+    /// Sends clients away that take too long over their handshake: that is less while all places
+    /// are taken. Returns how many are there, and when to look again.
     fn expire(&self) -> (usize, Option<Duration>) {
         let now = Instant::now();
         let clients = self.clients();
+        let is_full = clients.present.len() >= self.options.connections_max;
+        let hurry = match is_full {
+            true => self.options.handshake_timeout.saturating_sub(HURRIED),
+            false => Duration::ZERO,
+        };
         let mut next: Option<Duration> = None;
         for client in clients.present.values() {
             let ClientState::Handshake { deadline } = client.state else {
                 continue;
             };
-            let left = deadline.saturating_duration_since(now);
+            let left = deadline
+                .saturating_duration_since(now)
+                .saturating_sub(hurry);
             if left.is_zero() {
                 // Its thread finds the connection closed; look whether it is gone in a while.
                 client.closer.close();

@@ -243,7 +243,7 @@ fn snapshots_of_a_repository_are_decided_upon() {
     };
     repository.add_note(ids[1], pin).expect("a note is added");
     let list = repository.snapshots().expect("snapshots are listed");
-    let all: Vec<Candidate<'_>> = list.snapshots.iter().map(Candidate::of).collect();
+    let all = Candidate::all(&list.snapshots);
     let policy = Policy {
         last: Count::new(1),
         ..Policy::default()

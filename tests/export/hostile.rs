@@ -309,3 +309,30 @@ fn who_comes_when_all_places_are_taken_waits() {
         .expect("the place is free");
     second.request(cmd::READ, 0, 0, 10).ok();
 }
+
+#[test]
+fn who_dawdles_gives_its_place_to_who_waits() {
+    let disk = MemoryDisk::new(MemoryDisk::mixed(SIZE));
+    let world = World::with(Options {
+        connections_max: 2,
+        // Far beyond what the test's own peer waits.
+        handshake_timeout: PATIENCE * 100,
+        ..Options::of(vec![export(disk, None)])
+    });
+    let mut served = Peer::ready(&world, None);
+    let dawdling = UnixStream::connect(world.socket()).expect("there is a place");
+    let waiting = UnixStream::connect(world.socket()).expect("the queue is not full");
+    waiting
+        .set_read_timeout(Some(PATIENCE))
+        .expect("it is not zero");
+    (&waiting)
+        .read_exact(&mut [0; 18])
+        .expect("the place is free");
+    // It was greeted, and sent away.
+    (&dawdling)
+        .read_exact(&mut [0; 18])
+        .expect("it was taken in");
+    assert_eq!((&dawdling).read(&mut [0; 1]).unwrap_or_default(), 0);
+    // One that has an export keeps its place.
+    served.request(cmd::READ, 0, 0, 10).ok();
+}

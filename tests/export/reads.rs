@@ -136,7 +136,7 @@ fn requests_that_break_a_rule_get_the_error_that_belongs_to_it() {
             (cmd::READ, 0, size, 1, errno::EINVAL),
             (cmd::READ, 0, size - 1, 2, errno::EINVAL),
             (cmd::READ, 0, u64::MAX, 2, errno::EINVAL),
-            (cmd::READ, 0, 0, (32 << 20) + 1, errno::EINVAL),
+            (cmd::READ, 0, 0, (64 << 20) + 1, errno::EINVAL),
             (cmd::READ, 0, 0, u64::from(u32::MAX), errno::EINVAL),
             (cmd::READ, cmd_flag::REQ_ONE, 0, 1, errno::EINVAL),
             (cmd::READ, 1 << 15, 0, 1, errno::EINVAL),
@@ -169,7 +169,7 @@ fn requests_that_break_a_rule_get_the_error_that_belongs_to_it() {
         peer.request(cmd::READ, cmd_flag::FUA, 0, 1).ok();
     }
     let mut peer = Peer::ready(&world, MODES[1]);
-    peer.send_request(cmd::READ, cmd_flag::DF, 0, 64 << 20, &[]);
+    peer.send_request(cmd::READ, cmd_flag::DF, 0, 65 << 20, &[]);
     assert_eq!(peer.reply(0).errno(), errno::EOVERFLOW);
     // A payload where none belongs is taken away.
     let mut peer = Peer::ready(&world, MODES[2]);
@@ -198,4 +198,21 @@ fn replies_come_as_they_are_ready_and_goodbye_waits_for_all() {
         assert!(seen.insert(reply.cookie));
     }
     assert!(peer.is_closed());
+}
+
+#[test]
+fn somewhat_more_than_clients_are_told_is_served() {
+    let mut expected = MemoryDisk::mixed(SIZE);
+    expected.resize(64 << 20, 7);
+    let world = World::of(MemoryDisk::new(expected.clone()));
+    for mode in MODES {
+        let mut peer = Peer::ready(&world, mode);
+        for len in [48_700_000, 64 << 20] {
+            let reply = peer.request(cmd::READ, 0, 0, len as u64).ok();
+            assert!(
+                bytes_of(&reply, 0, len) == expected[..len],
+                "{mode:?} {len}"
+            );
+        }
+    }
 }

@@ -30,7 +30,7 @@ pub fn prune(random: &mut fastrand::Rng, process: &Process<'_>) {
         now: Timestamp::now(),
         zone: TimeZone::UTC,
     };
-    let all: Vec<Candidate<'_>> = snapshots.iter().map(Candidate::of).collect();
+    let all = Candidate::all(&snapshots);
     let groups = decide(&all, &policy, None, &clock, |_| true).expect("it keeps something");
     let decisions = groups.iter().flat_map(|group| &group.decisions);
     let dropped: Vec<SnapshotId> = decisions

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use cairn_engine::format::manifest::DiskRecord;
@@ -25,6 +25,7 @@ use crate::context::Context;
 use crate::exit::{CliError, Outcome};
 use crate::interrupt;
 use crate::output::export::{ExportReport, ExportedDisk, Place, uri};
+use crate::output::failures::{Failures, with_causes};
 use crate::output::terminal::say;
 use crate::output::{size, time};
 use crate::session::{self, Snapshots};
@@ -384,8 +385,19 @@ fn report(
 /// and goings of clients if asked to.
 fn logger(context: &Context) -> Arc<Log> {
     let is_verbose = context.is_verbose();
+    let failures = Failures::default();
     Arc::new(move |event: &Event<'_>| {
-        if let Some(line) = line_of(event, is_verbose) {
+        let lines = match event {
+            Event::DiskFailed { export, error } => {
+                failures.line(export, &with_causes(error), Instant::now())
+            }
+            Event::Closed { export, .. } => {
+                let rest = failures.rest(export);
+                rest.into_iter().chain(line_of(event, is_verbose)).collect()
+            }
+            event => Vec::from_iter(line_of(event, is_verbose)),
+        };
+        for line in lines {
             say(&line);
         }
     })
@@ -393,9 +405,6 @@ fn logger(context: &Context) -> Arc<Log> {
 
 fn line_of(event: &Event<'_>, is_verbose: bool) -> Option<String> {
     Some(match event {
-        Event::DiskFailed { export, error } => {
-            format!("warning: export {export}: {}", with_causes(error))
-        }
         Event::AcceptFailed { error } => {
             format!("warning: cannot take a connection in: {error}")
         }
@@ -420,15 +429,4 @@ fn line_of(event: &Event<'_>, is_verbose: bool) -> Option<String> {
         }
         _ => return None,
     })
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        line.push_str(": ");
-        line.push_str(&source.to_string());
-        cause = source.source();
-    }
-    line
 }

@@ -103,7 +103,7 @@ pub fn run(args: &PruneArgs, context: &Context) -> Result<Outcome> {
         now: Timestamp::now(),
         zone: args.time_zone.clone().unwrap_or_else(TimeZone::system),
     };
-    let all: Vec<Candidate<'_>> = snapshots.list.snapshots.iter().map(Candidate::of).collect();
+    let all = Candidate::all(&snapshots.list.snapshots);
     let is_wanted = |snapshot: &Candidate<'_>| {
         (args.vms.is_empty() || vms.is_match(snapshot.vm))
             && args.tags.iter().all(|tag| tag.fits(snapshot.tags))

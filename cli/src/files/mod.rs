@@ -8,8 +8,7 @@ use std::error::Error;
 
 /// Returns what a guest calls a file, safe for a terminal.
 pub fn shown(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes).into_owned();
-    crate::output::table::printable(text)
+    crate::output::table::visible(&String::from_utf8_lossy(bytes))
 }
 
 /// Returns an error with its causes, on one line.

@@ -13,6 +13,7 @@ pub mod diff;
 #[cfg(feature = "libvirt")]
 pub mod domain;
 pub mod export;
+pub mod failures;
 pub mod forget;
 pub mod gc;
 pub mod get;

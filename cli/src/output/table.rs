@@ -84,12 +84,23 @@ impl Table {
     }
 }
 
-/// Makes a text that came from outside safe for a terminal.
+/// Makes a text that came from outside safe for a terminal, and one line: line breaks and tabs
+/// become spaces.
 pub fn printable(text: String) -> String {
+    let shown = |c: char| match c {
+        '\n' | '\r' | '\t' => ' ',
+        c => printable::shown(c),
+    };
     match text.chars().all(is_printable) {
         true => text,
-        false => printable::text(&text),
+        false => text.replace("\r\n", "\n").chars().map(shown).collect(),
     }
+}
+
+/// Makes a name that came from outside safe for a terminal. What cannot be shown stays visible as
+/// such: another file may have the name with a space in its place.
+pub fn visible(name: &str) -> String {
+    printable::text(name)
 }
 
 #[cfg(test)]
@@ -110,5 +121,7 @@ mod tests {
             "größe      5 B  a\u{fffd}[2J",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), lines);
+        assert_eq!(printable("a\r\nb\tc".into()), "a b c");
+        assert_eq!(visible("a\nb"), "a\u{fffd}b");
     }
 }

@@ -165,6 +165,17 @@ pub struct LetGo {
     pub window: Duration,
 }
 
+impl LetGo {
+    /// Returns how a guest was held still of which it is known after so long. The guard never holds
+    /// one for longer than [`HELD_MAX`], however late that is learnt.
+    fn after(was_still: bool, elapsed: Duration) -> Self {
+        Self {
+            was_still: was_still && elapsed < HELD_MAX,
+            window: elapsed.min(HELD_MAX),
+        }
+    }
+}
+
 impl Stillness {
     /// Arms a guard and holds the guest still.
     ///
@@ -201,10 +212,7 @@ impl Stillness {
     /// Lets the guest go on.
     pub fn end(mut self) -> LetGo {
         let was_still = self.release();
-        LetGo {
-            was_still: was_still && self.since.elapsed() < HELD_MAX,
-            window: self.since.elapsed(),
-        }
+        LetGo::after(was_still, self.since.elapsed())
     }
 
     /// Lets the guest go on; where that fails, the guard does it.
@@ -276,5 +284,19 @@ pub fn let_go(domain: &Domain, held: Held) -> bool {
         (Ok(DomainState::Paused), Held::Suspended) => domain.resume().is_ok(),
         (Ok(_), Held::Suspended) => true,
         (Err(_), _) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_guest_was_still_for_longer_than_the_guard_lets_it() {
+        let late = LetGo::after(true, Duration::from_millis(14_048));
+        assert_eq!((late.was_still, late.window), (false, HELD_MAX));
+        let soon = LetGo::after(true, Duration::from_millis(40));
+        assert_eq!(soon.window, Duration::from_millis(40));
+        assert!(soon.was_still);
     }
 }

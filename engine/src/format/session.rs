@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::json;
 use super::{FormatError, Unknown};
 use crate::id::SnapshotId;
-use crate::limits::SMALL_DOCUMENT_LEN_MAX;
+use crate::limits::SESSION_LEN_MAX;
 
 /// Version of session documents.
 pub const SESSION_VERSION: u32 = 1;
@@ -54,12 +54,12 @@ impl SessionDocument {
     /// A document longer than its kind may be: too many pins.
     pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
         json::check_version(WHAT, self.version.into(), SESSION_VERSION)?;
-        json::encode_bounded(WHAT, self, SMALL_DOCUMENT_LEN_MAX)
+        json::encode_bounded(WHAT, self, SESSION_LEN_MAX)
     }
 
     /// Decodes a document.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        json::decode_versioned(WHAT, bytes, SMALL_DOCUMENT_LEN_MAX, SESSION_VERSION)
+        json::decode_versioned(WHAT, bytes, SESSION_LEN_MAX, SESSION_VERSION)
     }
 }
 
@@ -82,6 +82,11 @@ mod tests {
         assert_eq!(document.kind, SessionKind::Reader);
         assert_eq!(document.pinned, [SnapshotId::from_bytes([0x5a; 32])]);
         assert_eq!(String::from_utf8_lossy(&document.encode()?), text);
+        let many = SessionDocument {
+            pinned: vec![document.pinned[0]; 100_000],
+            ..document
+        };
+        assert_eq!(SessionDocument::decode(&many.encode()?)?, many);
         let unknown_kind = text.replace("reader", "observer");
         assert!(SessionDocument::decode(unknown_kind.as_bytes()).is_err());
         Ok(())

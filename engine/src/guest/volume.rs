@@ -229,7 +229,10 @@ mod tests {
         fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
             match offset < self.0.end && self.0.start < offset + buf.len() as u64 {
                 true => Err(io::ErrorKind::InvalidData.into()),
-                false => Ok(buf.fill(7)),
+                false => {
+                    buf.fill(7);
+                    Ok(())
+                }
             }
         }
     }

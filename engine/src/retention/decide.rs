@@ -35,12 +35,50 @@ pub struct Candidate<'s> {
     pub has_damaged_note: bool,
     /// What counts on it.
     pub pin: Option<&'s str>,
+    /// Why it may be of less use than others, where that is known.
+    pub flaw: Option<Flaw>,
+}
+
+/// Why a snapshot may be of less use than others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// It was tried, and the last time it was of no use.
+    Disproved,
+    /// It lacks a disk that the domain had, and that other snapshots of it have.
+    Partial,
 }
 
 impl<'s> Candidate<'s> {
-    /// Takes what there is to know from a snapshot.
-    pub fn of(snapshot: &'s Snapshot) -> Self {
+    /// Takes what there is to know from all snapshots of a repository.
+    pub fn all(snapshots: &'s [Snapshot]) -> Vec<Self> {
+        let vm = |snapshot: &'s Snapshot| {
+            let uuid = snapshot
+                .manifest
+                .domain
+                .as_ref()
+                .map(|domain| &*domain.uuid);
+            (&*snapshot.manifest.vm, uuid)
+        };
+        let mut disks: HashSet<((&str, Option<&str>), &str)> = HashSet::new();
+        for snapshot in snapshots {
+            let targets = snapshot.manifest.disks.iter();
+            disks.extend(targets.map(|disk| (vm(snapshot), &*disk.target)));
+        }
+        let candidates = snapshots.iter().map(|snapshot| {
+            let domain = snapshot.manifest.domain.as_ref();
+            let mut left_out = domain.into_iter().flat_map(|domain| &domain.left_out);
+            // Others have what it lacks, as against a drive that nobody ever reads.
+            let is_partial = left_out.any(|out| disks.contains(&(vm(snapshot), &*out.target)));
+            let mut candidate = Self::of(snapshot);
+            candidate.flaw = candidate.flaw.or(is_partial.then_some(Flaw::Partial));
+            candidate
+        });
+        candidates.collect()
+    }
+
+    fn of(snapshot: &'s Snapshot) -> Self {
         let (manifest, state) = (&snapshot.manifest, &snapshot.state);
+        let is_disproved = state.proofs.last().is_some_and(|proof| !proof.passed);
         Self {
             id: snapshot.id,
             vm: &manifest.vm,
@@ -52,6 +90,7 @@ impl<'s> Candidate<'s> {
             is_protected: state.is_protected,
             has_damaged_note: state.has_damaged_note,
             pin: state.pins.first().map(String::as_str),
+            flaw: is_disproved.then_some(Flaw::Disproved),
         }
     }
 }
@@ -144,13 +183,20 @@ fn decide_group(
     clock: &Clock,
 ) -> Vec<Decision> {
     snapshots.sort_by_key(|snapshot| Reverse((snapshot.time, snapshot.id)));
-    let mut rules = Rules::new(policy, clock);
+    // What is flawed is counted apart: it takes no place of a good one, and gets as many.
+    let (mut rules, mut flawed) = (Rules::new(policy, clock), Rules::new(policy, clock));
     let mut decisions: Vec<Decision> = Vec::with_capacity(snapshots.len());
     for snapshot in &snapshots {
         // What is kept anyway takes no place of another's.
         let mut reasons = set_aside(snapshot, doubts, clock);
         if reasons.is_empty() {
-            reasons = rules.reasons(snapshot);
+            reasons = match snapshot.flaw {
+                None => rules.reasons(snapshot),
+                Some(_) => flawed.reasons(snapshot),
+            };
+        }
+        if let Some(flaw) = snapshot.flaw {
+            reasons.push(Reason::Flawed(flaw));
         }
         decisions.push(Decision {
             id: snapshot.id,
@@ -158,15 +204,16 @@ fn decide_group(
             reasons,
         });
     }
-    if decisions.iter().all(|decision| decision.reasons.is_empty())
-        && let Some(newest) = decisions.first_mut()
+    let good = snapshots
+        .iter()
+        .position(|snapshot| snapshot.flaw.is_none());
+    if decisions.iter().all(|decision| !decision.is_kept())
+        && let Some(newest) = decisions.get_mut(good.unwrap_or_default())
     {
-        newest.reasons.push(Reason::Newest);
+        newest.reasons.insert(0, Reason::Newest);
     }
-    for decision in &mut decisions {
-        if decision.reasons.is_empty() {
-            decision.reasons.push(Reason::NoRule);
-        }
+    for decision in decisions.iter_mut().filter(|decision| !decision.is_kept()) {
+        decision.reasons.insert(0, Reason::NoRule);
     }
     decisions
 }

@@ -12,7 +12,7 @@ mod reason;
 mod span;
 
 pub use crate::repository::grace::{Grace, ParseGraceError, due, taken};
-pub use decide::{Candidate, Clock, Decision, Group, decide};
+pub use decide::{Candidate, Clock, Decision, Flaw, Group, decide};
 pub use marks::{protect, undelete, unprotect};
 pub use policy::{Count, EmptyPolicyError, KeepTag, ParseCountError, Policy, Rule};
 pub use reason::Reason;

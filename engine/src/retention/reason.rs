@@ -4,6 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
+use super::decide::Flaw;
 use super::policy::{Count, KeepTag, Rule};
 use super::span::KeepSpan;
 use crate::id::SnapshotId;
@@ -48,12 +49,14 @@ pub enum Reason {
     Newest,
     /// No rule keeps it.
     NoRule,
+    /// It may be of less use than others, and is counted apart from them.
+    Flawed(Flaw),
 }
 
 impl Reason {
     /// Returns whether it speaks for keeping.
     pub fn is_keeping(&self) -> bool {
-        !matches!(self, Self::NoRule)
+        !matches!(self, Self::NoRule | Self::Flawed(_))
     }
 }
 
@@ -84,6 +87,8 @@ impl fmt::Display for Reason {
             }
             Self::Newest => f.write_str("the newest, of which no rule would keep any"),
             Self::NoRule => f.write_str("no rule keeps it"),
+            Self::Flawed(Flaw::Disproved) => f.write_str("failed its trial, counted apart"),
+            Self::Flawed(Flaw::Partial) => f.write_str("lacks disks, counted apart"),
         }
     }
 }

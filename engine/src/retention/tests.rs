@@ -21,6 +21,7 @@ struct Made {
     is_protected: bool,
     has_damaged_note: bool,
     pin: Option<String>,
+    flaw: Option<Flaw>,
 }
 
 fn id(number: usize) -> SnapshotId {
@@ -45,6 +46,7 @@ fn made(number: usize, time: &str) -> Made {
         is_protected: false,
         has_damaged_note: false,
         pin: None,
+        flaw: None,
     }
 }
 
@@ -66,6 +68,7 @@ fn candidates(made: &[Made]) -> Vec<Candidate<'_>> {
             is_protected: made.is_protected,
             has_damaged_note: made.has_damaged_note,
             pin: made.pin.as_deref(),
+            flaw: made.flaw,
         })
         .collect()
 }
@@ -553,4 +556,44 @@ fn false_dates_cost_no_other_snapshot_its_place() {
         let wanted: BTreeSet<_> = wanted.into_iter().chain(wrong).collect();
         assert_eq!(found, wanted, "round {round}: {policy:?} {made:#?}");
     }
+}
+
+#[test]
+fn what_is_flawed_takes_no_place_of_a_good_one() {
+    let mut made = history(&[
+        "2026-11-18T03:00:00Z",
+        "2026-11-19T03:00:00Z",
+        "2026-11-20T03:00:00Z",
+        "2026-11-20T09:00:00Z",
+        "2026-11-21T03:00:00Z",
+    ]);
+    made[3].flaw = Some(Flaw::Partial);
+    made[4].flaw = Some(Flaw::Disproved);
+    let policy = Policy {
+        daily: "2".parse().expect("a count"),
+        ..Policy::default()
+    };
+    let all = candidates(&made);
+    let groups = decide(&all, &policy, None, &far(), |_| true);
+    let groups = groups.expect("the policy keeps something");
+    let kept: Vec<bool> = groups[0].decisions.iter().map(Decision::is_kept).collect();
+    assert_eq!(kept, [false, true, true, true, true]);
+    // Where no rule keeps any, a good one is kept.
+    let tagged = Policy {
+        tags: vec!["never".parse().expect("a tag")],
+        ..Policy::default()
+    };
+    let groups = decide(&all, &tagged, None, &far(), |_| true);
+    let groups = groups.expect("the policy is one");
+    let kept: Vec<bool> = groups[0].decisions.iter().map(Decision::is_kept).collect();
+    assert_eq!(kept, [false, false, true, false, false]);
+    let words: Vec<String> = groups[0].decisions[4]
+        .reasons
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        words,
+        ["no rule keeps it", "failed its trial, counted apart"]
+    );
 }

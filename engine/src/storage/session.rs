@@ -31,7 +31,7 @@ use std::sync::Arc;
 use super::fs::{EntryKind, FileSystem, LockMode, OpenFile, RenameMode};
 use super::{SeenSession, Session, StorageError};
 use crate::id::SessionId;
-use crate::limits::SMALL_DOCUMENT_LEN_MAX;
+use crate::limits::SESSION_LEN_MAX;
 
 /// Where sessions are seen.
 pub(super) const LOCKS: &str = "locks";
@@ -144,7 +144,7 @@ pub(super) fn seen<F: FileSystem>(fs: &F) -> Result<Vec<SeenSession>, StorageErr
         if !alive && !fs.is_named(&file, &path).map_err(failed)? {
             continue;
         }
-        let len = file.len().map_err(failed)?.min(SMALL_DOCUMENT_LEN_MAX);
+        let len = file.len().map_err(failed)?.min(SESSION_LEN_MAX);
         let len = usize::try_from(len).expect("a small document's length");
         let mut document = vec![0; len];
         file.read_exact_at(&mut document, 0).map_err(failed)?;

@@ -180,7 +180,7 @@ impl<'c, R: Read> Reader<'c, R> {
             return Ok(());
         }
         let disk = &self.export().disk;
-        let len = usize::try_from(request.len).expect("checked to be at most 32 MiB");
+        let len = usize::try_from(request.len).expect("checked to be at most 64 MiB");
         if len <= PIECE_LEN {
             let fill = |buf: &mut [u8]| match disk.try_read_at(request.offset, buf) {
                 true => Ok(()),
@@ -271,7 +271,7 @@ impl<'c, R: Read> Reader<'c, R> {
             let cookie = request.cookie;
             head.put_header(ReplyHeader::Simple { error: 0, cookie });
         } else {
-            let len = usize::try_from(request.len).expect("checked to be at most 32 MiB");
+            let len = usize::try_from(request.len).expect("checked to be at most 64 MiB");
             let kind = reply_type::OFFSET_DATA;
             head.put_header(chunk(self.mode, request, 0, kind, 8 + len));
             head.put(&request.offset.to_be_bytes());
@@ -290,7 +290,7 @@ impl<'c, R: Read> Reader<'c, R> {
     }
 
     fn write(&mut self, request: Request) -> io::Result<()> {
-        let len = usize::try_from(request.len).expect("checked to be at most 32 MiB");
+        let len = usize::try_from(request.len).expect("checked to be at most 64 MiB");
         let mut buffer = self.take_buffer()?;
         if len > PIECE_LEN {
             let written = self.write_pieces(&request, &mut buffer);

@@ -10,6 +10,9 @@ use cairn_engine::nbd::wire::{PAYLOAD_LEN_DEFAULT, Request, cmd, cmd_flag, errno
 
 use crate::handshake::{Agreement, Mode};
 
+/// Longest read and write that is served. Twice what clients are told: some ask for no block sizes,
+/// and testers send more than they were told.
+const SERVED_MAX: u64 = 2 * PAYLOAD_LEN_DEFAULT as u64;
 /// Payload that is skipped to refuse a request in good order; a client that announces more is cut
 /// off.
 pub(super) const SKIPPED_MAX: u64 = 2 * PAYLOAD_LEN_DEFAULT as u64;
@@ -27,7 +30,7 @@ const fn refused(errno: u32, text: &'static str) -> Refusal {
 
 const FLAGS: Refusal = refused(errno::EINVAL, "a flag that this command does not have");
 const READ_ONLY: Refusal = refused(errno::EPERM, "the export is read-only");
-const TOO_LONG: Refusal = refused(errno::EINVAL, "more than 32 MiB at once");
+const TOO_LONG: Refusal = refused(errno::EINVAL, "more than 64 MiB at once");
 const TOO_LONG_UNFRAGMENTED: Refusal = refused(errno::EOVERFLOW, "too long for a single chunk");
 const BEYOND: Refusal = refused(errno::EINVAL, "beyond the end of the disk");
 const NO_SPACE: Refusal = refused(errno::ENOSPC, "beyond the end of the disk");
@@ -61,7 +64,7 @@ pub(super) fn check(request: &Request, agreement: &Agreement) -> Result<(), Refu
         return Ok(());
     }
     let carries_data = matches!(request.command, cmd::READ | cmd::WRITE);
-    if carries_data && request.len > PAYLOAD_LEN_DEFAULT.into() {
+    if carries_data && request.len > SERVED_MAX {
         return Err(match request.flags & cmd_flag::DF {
             0 => TOO_LONG,
             _ => TOO_LONG_UNFRAGMENTED,

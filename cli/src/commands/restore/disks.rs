@@ -197,8 +197,14 @@ impl DisksArgs<'_> {
                 ImageFormat::Raw => "raw",
                 ImageFormat::Qcow2 => "qcow2",
             };
-            let path = |disk: &DiskRecord| self.to.join(format!("{}.{extension}", disk.target));
-            return Ok(disks.into_iter().map(|disk| (disk, path(disk))).collect());
+            let path = |number, disk: &DiskRecord| {
+                let stem = stem(&disk.target, number);
+                self.to.join(format!("{stem}.{extension}"))
+            };
+            let disks = disks.into_iter().enumerate();
+            return Ok(disks
+                .map(|(number, disk)| (disk, path(number, disk)))
+                .collect());
         }
         match disks.as_slice() {
             [disk] => Ok(vec![(*disk, self.to.to_owned())]),
@@ -243,6 +249,20 @@ impl DisksArgs<'_> {
     }
 }
 
+/// Longest name of a disk that its file has as a whole: file systems take 255 bytes, and what is
+/// incomplete has more behind its name.
+const STEM_LEN_MAX: usize = 200;
+
+/// Returns what the file of a disk is called without its extension.
+fn stem(target: &str, number: usize) -> String {
+    if target.len() <= STEM_LEN_MAX {
+        return target.to_owned();
+    }
+    let kept = target.floor_char_boundary(STEM_LEN_MAX - 16);
+    format!("{}~{number}", target.get(..kept).unwrap_or_default())
+}
+
+/// Returns whether a path is that of a block device.
 pub fn is_device(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device())
 }
@@ -307,6 +327,14 @@ mod tests {
         assert_eq!(to("a.img", None).image_format(), ImageFormat::Raw);
         let raw = to("a.qcow2", Some(ImageFormat::Raw));
         assert_eq!(raw.image_format(), ImageFormat::Raw);
+    }
+
+    #[test]
+    fn long_names_are_cut() {
+        assert_eq!(stem("vda", 3), "vda");
+        let long = "ä".repeat(127);
+        assert_eq!(stem(&long, 3), format!("{}~3", "ä".repeat(92)));
+        assert_ne!(stem(&long, 3), stem(&long, 4));
     }
 
     #[test]

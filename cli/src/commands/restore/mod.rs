@@ -80,6 +80,7 @@ pub struct RestoreArgs {
     /// incomplete.files. The exit code is 3 then. A disk of which nothing is lost is restored as
     /// without this option.
     #[arg(long, requires = "to")]
+    #[cfg_attr(feature = "libvirt", arg(conflicts_with_all = ["define", "in_place", "memory"]))]
     pub salvage: bool,
 
     #[cfg(feature = "libvirt")]

@@ -19,8 +19,8 @@ use crate::source::spec::{Format, printable};
 use crate::source::watched::Watched;
 use crate::source::{Source, SourceError};
 
-/// Longest chain. Ours: QEMU recurses without one, and libvirt stops at 200.
-const CHAIN_LEN_MAX: usize = 64;
+/// Longest chain: as long as libvirt's. Each image is an open file.
+const CHAIN_LEN_MAX: usize = 200;
 
 /// One file of a chain.
 enum Layer {
