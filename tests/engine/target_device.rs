@@ -101,14 +101,72 @@ fn devices_that_cannot_take_the_disk_are_refused() {
     );
     let qcow2 = TargetOptions {
         format: TargetFormat::Qcow2,
-        ..options(MIB, true)
+        ..options(MIB, false)
     };
     let refused = refusal(device.path(), &qcow2);
     assert!(
-        matches!(refused, Some(TargetError::FormatOnDevice { .. })),
+        matches!(refused, Some(TargetError::WouldOverwriteDevice { .. })),
         "{refused:?}"
     );
     assert!(device.bytes().iter().all(|byte| *byte == 0xee));
+}
+
+#[test]
+fn a_device_has_a_qcow2_whatever_it_had_before() {
+    let device = Device::new(20 * MIB);
+    let mut rng = fastrand::Rng::with_seed(5);
+    let folder = tempfile::tempdir().expect("scratch folder");
+    let raw = folder.path().join("disk.raw");
+    for (size, percent) in [(0, 0), (4095, 90), (17 * MIB + 70_001, 50), (40 * MIB, 20)] {
+        let medium = File::options().write(true).open(device.path());
+        let old = vec![0xdd; 20 * MIB as usize];
+        medium
+            .and_then(|medium| medium.write_all_at(&old, 0))
+            .expect("it fits");
+        let disk = Disk::random(&mut rng, size, percent);
+        let qcow2 = TargetOptions {
+            format: TargetFormat::Qcow2,
+            ..options(size, true)
+        };
+        let target = create(device.path(), &qcow2).expect("not in use");
+        assert!(
+            device.bytes().starts_with(&[0; 4]),
+            "no image before the end"
+        );
+        disk.write_to(&*target, size).expect("it fits");
+        target.finish().expect("it fits");
+        let path = text(device.path());
+        run_ok(
+            "qemu-utils",
+            "qemu-img",
+            &["check", "-q", "-f", "qcow2", path],
+        );
+        let args = ["convert", "-f", "qcow2", "-O", "raw", path, text(&raw)];
+        run_ok("qemu-utils", "qemu-img", &args);
+        let mut bytes = fs::read(&raw).expect("it was written");
+        // qcow2 has whole sectors.
+        assert!(bytes[disk.bytes.len()..].iter().all(|byte| *byte == 0));
+        bytes.truncate(disk.bytes.len());
+        assert!(bytes == disk.bytes, "{size} bytes, {percent} %");
+    }
+}
+
+#[test]
+fn a_qcow2_that_outgrows_its_device_says_so() {
+    let device = Device::new(4 * MIB);
+    let disk = Disk::random(&mut fastrand::Rng::with_seed(6), 16 * MIB, 100);
+    let qcow2 = TargetOptions {
+        format: TargetFormat::Qcow2,
+        ..options(disk.size(), true)
+    };
+    let target = create(device.path(), &qcow2).expect("an empty one fits");
+    let failed = disk.write_to(&*target, 1).err();
+    assert!(
+        matches!(failed, Some(TargetError::DeviceTooSmall { .. })),
+        "{failed:?}"
+    );
+    let abandoned = target.abandon();
+    assert_eq!(abandoned, Abandoned::IncompleteDevice(device.path().into()));
 }
 
 #[test]

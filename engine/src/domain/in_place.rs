@@ -326,10 +326,18 @@ fn fit<'a>(record: &DiskRecord, domain: &'a DomainDescription) -> Result<(&'a Do
     };
     let disk = domain.disk(&record.target);
     let disk = disk.ok_or_else(|| unfit("the domain has it no more"))?;
-    let DiskSource::File(path) = &disk.source else {
-        return Err(unfit(
-            "it is not a file; restore it to its device with --to",
-        ));
+    let path = match &disk.source {
+        DiskSource::File(path) => path,
+        DiskSource::Block(device) => {
+            return Err(unfit(&format!(
+                "it is a block device: set it back with `restore --disk {} --to {} --format {} \
+                 --force`",
+                record.target,
+                device.display(),
+                disk.format
+            )));
+        }
+        _ => return Err(unfit("it is not a file")),
     };
     if !["raw", "qcow2"].contains(&disk.format.as_str()) {
         return Err(unfit("its format is neither raw nor qcow2"));

@@ -27,22 +27,18 @@ const ZERO_MODES: [FallocateFlags; 2] = [
     FallocateFlags::ZERO_RANGE.union(FallocateFlags::KEEP_SIZE),
 ];
 
-pub(super) struct DeviceTarget {
-    output: Output,
+/// A device that nobody else uses meanwhile.
+pub(super) struct Claimed {
+    pub(super) output: Output,
     /// Keeps every QEMU away until the device is whole or given up.
     _in_use: Option<InUse>,
-    size: u64,
-    device_size: u64,
-    pages: PartialPages,
-    /// Starts of the regions that were begun; the others are holes.
-    begun: Mutex<BTreeSet<u64>>,
-    /// The first of `ZERO_MODES` that the device has not refused.
-    zero_mode: AtomicUsize,
+    pub(super) size: u64,
 }
 
-impl DeviceTarget {
-    pub(super) fn open(path: &Path, options: &TargetOptions) -> Result<Self, TargetError> {
-        if !options.overwrite {
+impl Claimed {
+    /// Opens a device whose content may be lost.
+    pub(super) fn open(path: &Path, overwrite: bool) -> Result<Self, TargetError> {
+        if !overwrite {
             return Err(TargetError::WouldOverwriteDevice {
                 path: path.to_owned(),
             });
@@ -57,9 +53,32 @@ impl DeviceTarget {
         })?;
         let in_use = InUse::lock(path)?;
         let mut device = File::from(device);
-        let device_size = device
+        let size = device
             .seek(SeekFrom::End(0))
             .map_err(|source| TargetError::io("find the size of", path, source))?;
+        Ok(Self {
+            output: Output::new(device, path.to_owned()),
+            _in_use: in_use,
+            size,
+        })
+    }
+}
+
+pub(super) struct DeviceTarget {
+    claimed: Claimed,
+    size: u64,
+    device_size: u64,
+    pages: PartialPages,
+    /// Starts of the regions that were begun; the others are holes.
+    begun: Mutex<BTreeSet<u64>>,
+    /// The first of `ZERO_MODES` that the device has not refused.
+    zero_mode: AtomicUsize,
+}
+
+impl DeviceTarget {
+    pub(super) fn open(path: &Path, options: &TargetOptions) -> Result<Self, TargetError> {
+        let claimed = Claimed::open(path, options.overwrite)?;
+        let device_size = claimed.size;
         if device_size < options.size {
             return Err(TargetError::DeviceTooSmall {
                 path: path.to_owned(),
@@ -68,8 +87,7 @@ impl DeviceTarget {
             });
         }
         Ok(Self {
-            output: Output::new(device, path.to_owned()),
-            _in_use: in_use,
+            claimed,
             size: options.size,
             device_size,
             pages: PartialPages::new(options.size),
@@ -95,7 +113,7 @@ impl DeviceTarget {
     }
 
     fn zero_pages(&self, range: Range<u64>) -> Result<(), TargetError> {
-        let (device, len) = (self.output.file(), range.end - range.start);
+        let (device, len) = (self.claimed.output.file(), range.end - range.start);
         let first = self.zero_mode.load(Ordering::Relaxed);
         for (number, mode) in ZERO_MODES.iter().enumerate().skip(first) {
             match fallocate(device, *mode, range.start, len) {
@@ -105,7 +123,7 @@ impl DeviceTarget {
                 }
                 Err(errno) => {
                     return Err(TargetError::write(
-                        self.output.path(),
+                        self.claimed.output.path(),
                         range.start,
                         errno.into(),
                     ));
@@ -169,18 +187,20 @@ impl Target for DeviceTarget {
             if !edge.is_empty()
                 && let Some((start, page)) = self.pages.add(edge.start, part(edge))
             {
-                self.output.write_at(start, &page)?;
+                self.claimed.output.write_at(start, &page)?;
             }
         }
         if pages.is_empty() {
             return Ok(());
         }
-        self.output.write_at(pages.start, part(pages.clone()))
+        self.claimed
+            .output
+            .write_at(pages.start, part(pages.clone()))
     }
 
     fn end_region(&self, start: u64) {
         let end = (start + REGION_LEN).min(self.size);
-        self.output.start_writeback(start..end);
+        self.claimed.output.start_writeback(start..end);
     }
 
     fn finish(self: Box<Self>) -> Result<Finished, TargetError> {
@@ -189,15 +209,15 @@ impl Target for DeviceTarget {
             self.pages.is_empty(),
             "every byte of a region's data is written"
         );
-        self.output.sync()?;
+        self.claimed.output.sync()?;
         Ok(Finished {
-            path: self.output.path().to_owned(),
+            path: self.claimed.output.path().to_owned(),
             size: self.device_size,
         })
     }
 
     fn abandon(self: Box<Self>) -> Abandoned {
-        Abandoned::IncompleteDevice(self.output.path().to_owned())
+        Abandoned::IncompleteDevice(self.claimed.output.path().to_owned())
     }
 }
 

@@ -83,12 +83,6 @@ pub enum TargetError {
         /// The disk's size in bytes.
         disk_size: u64,
     },
-    /// A device takes raw bytes only.
-    #[error("{path} is a block device, which takes the raw format only", path = path.display())]
-    FormatOnDevice {
-        /// The device.
-        path: PathBuf,
-    },
 }
 
 impl TargetError {

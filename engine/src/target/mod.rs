@@ -27,12 +27,13 @@ pub use partial::{rename_new, temporary_name};
 
 use crate::limits::{DISK_LEN_MAX, REGION_LEN};
 
-/// The format of a restored file. A block device takes raw only.
+/// The format of a restored file or device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetFormat {
     /// The disk's bytes as they are; holes stay unallocated.
     Raw,
-    /// qcow2 version 3 with clusters of 64 KiB; holes stay unallocated.
+    /// qcow2 version 3 with clusters of 64 KiB; holes stay unallocated. What follows the image on a
+    /// device stays.
     Qcow2,
 }
 
@@ -125,9 +126,7 @@ pub fn create(path: &Path, options: &TargetOptions) -> Result<Box<dyn Target>, T
             Ok(Box::new(device::DeviceTarget::open(path, options)?))
         }
         (Some(kind), TargetFormat::Qcow2) if kind.is_block_device() => {
-            Err(TargetError::FormatOnDevice {
-                path: path.to_owned(),
-            })
+            Ok(Box::new(qcow2::Qcow2Target::on_device(path, options)?))
         }
         (Some(kind), _) if !kind.is_file() => Err(TargetError::NotAFile {
             path: path.to_owned(),

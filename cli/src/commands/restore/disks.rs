@@ -167,9 +167,13 @@ impl DisksArgs<'_> {
             (Some(looks), ImageFormat::Qcow2) => (looks, "qcow2"),
             (Some(looks), ImageFormat::Raw) => (looks, "raw"),
         };
+        let keep = match looks {
+            "qcow2" => "--format qcow2 keeps it one; ",
+            _ => "",
+        };
         Err(CliError::Usage(format!(
             "{} holds {looks}, and would hold {written} then, which who uses it does not expect: \
-             say --format {written} if that is meant",
+             {keep}say --format {written} if that is meant",
             path.display()
         )))
     }

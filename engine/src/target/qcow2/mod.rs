@@ -5,6 +5,7 @@
 //! bits: 40 bytes for 16 MiB. Tables are made from that at the end, and the header comes last.
 
 pub(super) mod layout;
+mod place;
 mod region;
 mod tables;
 
@@ -14,15 +15,16 @@ use std::path::Path;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use layout::{CLUSTER_LEN, Layout};
-use region::RegionClusters;
+use layout::{CLUSTER_LEN, Layout, Refcounts};
+use place::Place;
+use region::{RegionClusters, gaps};
 
 use super::partial::Partial;
 use super::{Abandoned, Finished, Target, TargetError, TargetOptions, check_region};
 use crate::limits::REGION_LEN;
 
 pub(super) struct Qcow2Target {
-    partial: Partial,
+    place: Place,
     size: u64,
     layout: Layout,
     /// The first cluster of the file that is not handed out.
@@ -33,14 +35,26 @@ pub(super) struct Qcow2Target {
 
 impl Qcow2Target {
     pub(super) fn create(path: &Path, options: &TargetOptions) -> Result<Self, TargetError> {
+        let place = Place::File(Partial::create(path, options.overwrite)?);
+        Ok(Self::new(place, Layout::new(options.size), options))
+    }
+
+    /// Begins an image on a block device. How long it gets shows while it is written.
+    pub(super) fn on_device(path: &Path, options: &TargetOptions) -> Result<Self, TargetError> {
         let layout = Layout::new(options.size);
-        Ok(Self {
-            partial: Partial::create(path, options.overwrite)?,
+        let least = Refcounts::after(layout.first_free()).total();
+        let place = Place::device(path, options.overwrite, least)?;
+        Ok(Self::new(place, layout, options))
+    }
+
+    fn new(place: Place, layout: Layout, options: &TargetOptions) -> Self {
+        Self {
+            place,
             size: options.size,
             next_cluster: AtomicU64::new(layout.first_free()),
             layout,
             regions: RwLock::default(),
-        })
+        }
     }
 
     fn region(&self, number: u64) -> Option<RegionClusters> {
@@ -60,7 +74,7 @@ impl Qcow2Target {
             assert!(region.has(cluster), "the region was begun with this data");
         }
         let host = (region.first + region.rank(cluster)) * CLUSTER_LEN + offset % CLUSTER_LEN;
-        self.partial.output().write_at(host, bytes)
+        self.place.output().write_at(host, bytes)
     }
 }
 
@@ -80,6 +94,15 @@ impl Target for Qcow2Target {
         let mut regions = self.regions.write().expect("no holder panics");
         let before = regions.insert(start / REGION_LEN, region);
         assert!(before.is_none(), "the region at {start} was begun before");
+        drop(regions);
+        self.place.check_room(region.first + region.count())?;
+        if self.place.has_old_bytes() {
+            for gap in gaps(data) {
+                let zeros = [0; CLUSTER_LEN as usize];
+                let len = usize::try_from(gap.end - gap.start).expect("less than a cluster");
+                self.write_in_region(gap.start, &zeros[..len])?;
+            }
+        }
         Ok(())
     }
 
@@ -104,18 +127,16 @@ impl Target for Qcow2Target {
         if let Some(region) = self.region(start / REGION_LEN) {
             let clusters = region.first..region.first + region.count();
             let bytes = clusters.start * CLUSTER_LEN..clusters.end * CLUSTER_LEN;
-            self.partial.output().start_writeback(bytes);
+            self.place.output().start_writeback(bytes);
         }
     }
 
     fn finish(self: Box<Self>) -> Result<Finished, TargetError> {
-        self.write_tables()?;
-        let size = self.layout.virtual_size;
-        let path = self.partial.publish()?;
-        Ok(Finished { path, size })
+        let header = self.write_tables()?;
+        self.place.finish(header, self.layout.virtual_size)
     }
 
     fn abandon(self: Box<Self>) -> Abandoned {
-        Abandoned::Nothing
+        self.place.abandon()
     }
 }

@@ -1,5 +1,7 @@
 //! Which clusters a region of the disk has, and where in the file they stand.
 
+use std::ops::Range;
+
 use super::layout::{CLUSTER_LEN, entry};
 use crate::limits::REGION_LEN;
 
@@ -53,4 +55,19 @@ impl RegionClusters {
         }
         entries
     }
+}
+
+/// Returns what ascending ranges leave of the clusters that they touch.
+pub(super) fn gaps(data: &[Range<u64>]) -> Vec<Range<u64>> {
+    let floor = |offset: u64| offset - offset % CLUSTER_LEN;
+    let mut gaps = Vec::new();
+    let mut end = 0;
+    for (number, range) in data.iter().enumerate() {
+        gaps.push(end.max(floor(range.start))..range.start);
+        end = range.end;
+        let next = data.get(number + 1).map_or(u64::MAX, |it| floor(it.start));
+        gaps.push(end..end.next_multiple_of(CLUSTER_LEN).min(next));
+    }
+    gaps.retain(|gap| gap.start < gap.end);
+    gaps
 }

@@ -28,26 +28,25 @@ impl Qcow2Target {
                 l1.extend([0; 8]);
                 continue;
             }
-            self.partial
-                .output()
-                .write_at(*used * CLUSTER_LEN, &table)?;
+            self.place.write_table(*used, table)?;
             l1.extend(entry(*used));
             *used += 1;
         }
         Ok(l1)
     }
 
-    pub(super) fn write_tables(&self) -> Result<(), TargetError> {
-        let output = self.partial.output();
+    /// Writes all but the header, and returns that.
+    pub(super) fn write_tables(&self) -> Result<Vec<u8>, TargetError> {
         let mut used = self.next_cluster.load(Ordering::Relaxed);
         let l1 = self.write_l2_tables(&mut used)?;
-        output.write_at(CLUSTER_LEN, &l1)?;
         let refcounts = Refcounts::after(used);
+        self.place.check_room(refcounts.total())?;
+        self.place.write_table(1, l1)?;
         for number in 0..refcounts.blocks {
-            let at = (refcounts.first_block + number) * CLUSTER_LEN;
-            output.write_at(at, &refcounts.block(number))?;
+            let at = refcounts.first_block + number;
+            self.place.write_table(at, refcounts.block(number))?;
         }
-        output.write_at(refcounts.table * CLUSTER_LEN, &refcounts.table())?;
-        output.write_at(0, &self.layout.header(&refcounts))
+        self.place.write_table(refcounts.table, refcounts.table())?;
+        Ok(self.layout.header(&refcounts))
     }
 }
