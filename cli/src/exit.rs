@@ -1,13 +1,13 @@
 //! Exit codes, and what an error means to whoever called.
 
 pub mod absent;
+mod class;
 mod document;
 #[cfg(feature = "libvirt")]
 mod domain;
 pub mod repair;
 pub mod resolve;
 
-use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use cairn_engine::image::ImageError;
 use cairn_engine::pack::PackError;
 use cairn_engine::recipe::RecipeError;
 use cairn_engine::repository::RepositoryError;
-use cairn_engine::repository::reference::{ParseRefError, ResolveError};
+use cairn_engine::repository::reference::ParseRefError;
 use cairn_engine::restore::RestoreError;
 use cairn_engine::source::SourceError;
 use cairn_engine::stats::StatsError;
@@ -118,7 +118,7 @@ pub fn report(error: &Error, is_json: bool) -> ExitCode {
         say(&format!("hint: {hint}"));
     }
     if is_json {
-        let class = class_of(error, outcome);
+        let class = class::of(error, outcome);
         document::print(&document::Failure {
             class,
             message,
@@ -144,45 +144,6 @@ pub fn report_usage(error: &clap::Error) -> ExitCode {
     match error.use_stderr() {
         true => Outcome::Usage.into(),
         false => Outcome::Done.into(),
-    }
-}
-
-/// Returns the class of an error, for programs.
-fn class_of(error: &Error, outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Usage => "usage",
-        Outcome::NoRepository => "not_found",
-        Outcome::Locked => "locked",
-        Outcome::Unsupported => "unsupported",
-        Outcome::Damage => "damage",
-        Outcome::WrongPassword => "wrong_key",
-        Outcome::Interrupted => "cancelled",
-        Outcome::Done | Outcome::Failed | Outcome::Problems => {
-            causes(error).find_map(class_of_failure).unwrap_or("failed")
-        }
-    }
-}
-
-fn class_of_failure(cause: Cause<'_>) -> Option<&'static str> {
-    if cause.is::<ResolveError>() || cause.is::<resolve::NoSnapshot>() {
-        return Some("not_found");
-    }
-    if let Some(error) = cause.downcast_ref::<StorageError>() {
-        return match error {
-            StorageError::NoSpace { .. } => Some("no_space"),
-            error if error.is_denied() => Some("denied"),
-            _ => None,
-        };
-    }
-    if let Some(TargetError::NoSpace { .. }) = cause.downcast_ref() {
-        return Some("no_space");
-    }
-    match cause.downcast_ref::<std::io::Error>()?.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some("no_space"),
-        ErrorKind::PermissionDenied => Some("denied"),
-        ErrorKind::NotFound => Some("not_found"),
-        ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable => Some("unreachable"),
-        _ => None,
     }
 }
 
@@ -615,6 +576,7 @@ mod tests {
     use std::io;
 
     use cairn_engine::id::SnapshotId;
+    use cairn_engine::repository::reference::ResolveError;
 
     use super::*;
 

@@ -22,10 +22,10 @@ Examples:
   cairn unit --at 'Sun 06:00' --into /etc/systemd/system prune --keep-daily 7 + gc
 
 Prints a service and a timer, or writes them with --into; then `systemctl daemon-reload`, and
-`systemctl enable` and `start` of the timer, set it going. The repository is the one that is named here, by
--r or CAIRN_REPOSITORY. The passphrase of an encrypted one comes from --password-file, which systemd
-hands to the service. A service that ends with any other exit code than 0 has failed, as
-`systemctl --failed` tells.";
+`systemctl enable` and `start` of the timer, set it going. The repository is the one that is named
+here, by -r or CAIRN_REPOSITORY. The passphrase of an encrypted one comes from --password-file,
+which systemd hands to the service. A service that ends with any other exit code than 0 has failed,
+as `systemctl --failed` tells.";
 
 /// Print units of systemd that run commands at fixed times
 ///
