@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
@@ -18,6 +19,15 @@ use crate::output::listing::Form;
 use crate::output::progress::{Meter, Shown};
 use crate::output::terminal::{Plain, say};
 use crate::{interrupt, password};
+
+/// Whether the command has printed its result: who asked for one document gets no second one where
+/// it fails after that.
+static HAS_PRINTED: AtomicBool = AtomicBool::new(false);
+
+/// Returns whether a result was printed.
+pub fn has_printed() -> bool {
+    HAS_PRINTED.load(Ordering::Relaxed)
+}
 
 /// The global options, ready for use.
 pub struct Context {
@@ -129,6 +139,7 @@ impl Context {
 
     /// Prints what was asked for: as text, or as one JSON document.
     pub fn print(&self, report: &impl Report) -> Result<()> {
+        HAS_PRINTED.store(true, Ordering::Relaxed);
         let mut out = self.out();
         let written = if self.global.json {
             serde_json::to_writer_pretty(&mut out, report)

@@ -33,6 +33,7 @@ use cairn_engine::storage::{Name, StorageError};
 use cairn_engine::target::TargetError;
 use cairn_engine::verify::VerifyError;
 
+use crate::context::has_printed;
 use crate::mount::error::MountError;
 use crate::output::terminal::say;
 
@@ -109,7 +110,7 @@ pub enum CliError {
 }
 
 /// Prints an error with its causes, and a hint where there is one, and returns the exit code. Who
-/// asked for JSON gets a document on stdout, too.
+/// asked for JSON gets a document on stdout, too, unless there is one already that tells it.
 pub fn report(error: &Error, is_json: bool) -> ExitCode {
     let outcome = outcome_of(error);
     let (message, hint) = (one_line(error), hint_for(error));
@@ -117,7 +118,7 @@ pub fn report(error: &Error, is_json: bool) -> ExitCode {
     if let Some(hint) = &hint {
         say(&format!("hint: {hint}"));
     }
-    if is_json {
+    if is_json && !has_printed() {
         let class = class::of(error, outcome);
         document::print(&document::Failure {
             class,

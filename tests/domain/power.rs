@@ -236,7 +236,7 @@ fn a_guest_that_was_paused_before_its_backup_stays_so() {
     // An image with writes that wait may not stand still below an overlay: it is read or refused.
     let snapshot = [&["backup"], &args[..], &["--mode", "snapshot"]].concat();
     let ran = lab.cairn(&world, snapshot);
-    assert!([0, 1].contains(&ran.code), "{ran:?}");
+    assert!([0, 1, 11].contains(&ran.code), "{ran:?}");
     assert_eq!(domain.state(), "paused (I/O error)");
     let disks = domain.virsh(&["domblklist", "paused-before"]);
     assert!(!disks.contains(".overlay"), "{disks}");

@@ -290,7 +290,7 @@ fn journals_and_names_beside_disks_are_roots_own() {
     // A link where the journal will be: what it points to stays.
     let journal = at(".cairn-inplace-vda.qcow2.json");
     symlink(&victim, &journal).expect("links can be made");
-    let in_place = || lab.cairn(&world, ["restore", &id, "--in-place"]);
+    let in_place = || lab.cairn(&world, ["restore", &id, "--in-place", "--yes"]);
     in_place().refused(1, "symbolic link");
     assert_untouched(&victim);
     fs::remove_file(&journal).expect("it is there");
