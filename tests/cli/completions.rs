@@ -31,8 +31,9 @@ fn shell(world: &World, program: &str, args: &[&str]) -> Ran {
             None => command.env_remove(name),
         };
     }
-    let path = std::env::var("PATH").expect("there is a PATH");
-    Ran::of(command.env("PATH", format!("{}:{path}", text(&world.path("bin")))))
+    let path = std::env::var_os("PATH").expect("there is a PATH");
+    let path = format!("{}:{}", text(&world.path("bin")), path.to_string_lossy());
+    Ran::of(command.env("PATH", path))
 }
 
 /// What bash offers for a line, as it would when somebody presses the key at its end.

@@ -39,8 +39,9 @@ fn run(world: &World, page: &str) -> Ran {
             None => command.env_remove(name),
         };
     }
-    let path = std::env::var("PATH").expect("there is a PATH");
-    command.env("PATH", format!("{}:{path}", world.path("bin").display()));
+    let path = std::env::var_os("PATH").expect("there is a PATH");
+    let path = format!("{}:{}", world.path("bin").display(), path.to_string_lossy());
+    command.env("PATH", path);
     command.env("CAIRN_REPOSITORY", world.path("backup/repository"));
     Ran::of(&mut command)
 }
