@@ -17,13 +17,20 @@ pub struct HostMount {
 
 impl HostMount {
     /// Mounts an image at a folder of its own.
+    #[track_caller]
     pub fn new(world: &World, image: &str, options: &str) -> Self {
+        Self::attempt(world, image, options).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Mounts an image that the kernel may refuse; returns what mount says then.
+    #[track_caller]
+    pub fn attempt(world: &World, image: &str, options: &str) -> Result<Self, String> {
         let path = world.path(&format!("{image}.mounted"));
-        let mounted = MountedImage::new(&world.path(image), &path, &["-o", options]);
-        Self {
+        let mounted = MountedImage::attempt(&world.path(image), &path, &["-o", options])?;
+        Ok(Self {
             path,
             _mounted: mounted,
-        }
+        })
     }
 }
 

@@ -83,13 +83,16 @@ impl Mount {
     /// Mounts something; `args` go to mount.
     #[track_caller]
     pub fn new(source: &Path, at: &Path, args: &[&str]) -> Self {
+        Self::attempt(source, at, args).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Mounts something that may be none; returns what mount says then.
+    pub fn attempt(source: &Path, at: &Path, args: &[&str]) -> Result<Self, String> {
         fs::create_dir_all(at).expect("a mount point can be made");
         let args = args.iter().map(OsStr::new);
         let args: Vec<&OsStr> = args.chain([source.as_os_str(), at.as_os_str()]).collect();
-        if let Err(error) = run("mount", &args) {
-            panic!("{error}");
-        }
-        Self(at.to_owned())
+        run("mount", &args)?;
+        Ok(Self(at.to_owned()))
     }
 
     /// Mounts a file system in memory, of so many bytes.
@@ -124,17 +127,23 @@ impl MountedImage {
     /// Mounts an image from a device of its own; `args` go to mount.
     #[track_caller]
     pub fn new(image: &Path, at: &Path, args: &[&str]) -> Self {
+        Self::attempt(image, at, args).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Mounts an image that may be none; returns what mount says then.
+    #[track_caller]
+    pub fn attempt(image: &Path, at: &Path, args: &[&str]) -> Result<Self, String> {
         let mut options = args.iter().flat_map(|arg| arg.split(','));
         let access: &[&str] = match options.any(|option| option == "ro") {
             true => &["--read-only"],
             false => &[],
         };
         let device = LoopDevice::attach(image, access);
-        Self {
+        Ok(Self {
             path: at.to_owned(),
-            _mount: Mount::new(device.path(), at, args),
+            _mount: Mount::attempt(device.path(), at, args)?,
             _device: device,
-        }
+        })
     }
 }
 
